@@ -32,6 +32,10 @@ class SandboxError : public Error {
 class NotForkable : public SandboxError {
   using SandboxError::SandboxError;
 };
+/// This machine lacks a kernel facility or library that is needed; `espalier doctor` tells more.
+class Unsupported : public SandboxError {
+  using SandboxError::SandboxError;
+};
 /// A journal, store or checkpoint cannot be read or written.
 class StoreError : public Error {
   using Error::Error;

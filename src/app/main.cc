@@ -1,0 +1,70 @@
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <exception>
+
+#include "app/commands.h"
+#include "common/error.h"
+#include "common/version.h"
+
+namespace {
+
+constexpr const char* kFooter = R"(
+Examples:
+  espalier train configs/quickstart.yaml              train, evaluating before and after
+  espalier train configs/quickstart.yaml seed=7 --dry-run
+  espalier trace log runs/quickstart --tree 3         draw one tree of shell sessions
+  espalier env check --all                            oracle = 1 and nop = 0 on every family
+
+Exit codes: 0 done; 1 the work failed; 2 bad command line, configuration or task;
+  3 this machine lacks something needed (espalier doctor); 4 a check found what it must not;
+  130 interrupted (finished work is kept; --resume goes on).)";
+
+int run(int argc, char** argv) {
+  using namespace espalier;
+  CLI::App app{"Espalier trains language-model terminal agents on trees of rollouts.", "espalier"};
+  app.set_version_flag("--version", std::string("espalier ") + common::kVersion);
+  app.require_subcommand(1);
+  app.footer(kFooter);
+  int exit_code = common::kExitOk;
+  app::add_train_command(app, exit_code);
+  app::add_sft_command(app, exit_code);
+  app::add_rollout_command(app, exit_code);
+  app::add_eval_command(app, exit_code);
+  app::add_env_command(app, exit_code);
+  app::add_trace_command(app, exit_code);
+  app::add_report_command(app, exit_code);
+  app::add_bench_command(app, exit_code);
+  app::add_doctor_command(app, exit_code);
+  app::add_help_command(app, exit_code);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    const int code = app.exit(error);
+    return code == 0 ? common::kExitOk : common::kExitUsage;
+  }
+  return exit_code;
+}
+
+int report(const char* what, int code) {
+  std::fprintf(stderr, "espalier: %s\n", what);
+  return code;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  using namespace espalier::common;
+  try {
+    return run(argc, argv);
+  } catch (const ConfigError& error) {
+    return report(error.what(), kExitUsage);
+  } catch (const TaskError& error) {
+    return report(error.what(), kExitUsage);
+  } catch (const Unsupported& error) {
+    return report(error.what(), kExitUnsupported);
+  } catch (const Cancelled& error) {
+    return report(error.what(), kExitInterrupted);
+  } catch (const std::exception& error) {
+    return report(error.what(), kExitFailure);
+  }
+}
