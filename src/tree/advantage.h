@@ -17,9 +17,10 @@ struct AdvantageOptions {
 
 /// Thread contract: estimate() is pure and may run on any thread. Deterministic; no torch.
 ///
-/// Undefined cases: a leaf without a reward is dropped with the edge that leads to it (an infrastructure
-/// failure costs one edge and changes no sibling's meaning); a node all of whose leaves are dropped gets A = ω = 0;
-/// a node without a valid sibling anywhere above gets A = 0; equal rewards give A = 0.
+/// Undefined cases: a leaf without a reward is dropped with the edge that leads to it (an
+/// infrastructure failure costs one edge and changes no sibling's meaning); a node all of whose
+/// leaves are dropped gets A = ω = 0; a node without a valid sibling anywhere above gets A = 0;
+/// equal rewards give A = 0.
 class AdvantageEstimator {
  public:
   virtual ~AdvantageEstimator() = default;

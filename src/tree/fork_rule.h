@@ -13,24 +13,25 @@ namespace espalier::tree {
 /// What is known at a turn boundary, before anything of the next action is sampled.
 struct ForkContext {
   int turn = 0;
-  int forks_in_tree = 0;       // already made in this tree
-  int forks_on_path = 0;       // already made on this path
-  int turns_since_fork = 0;    // turns since the last branching above; large when none
-  double first_entropy = 0;    // of the next action's first-token distribution, nats
-  common::RngKey key;          // for rules that draw: derived from the tree path
+  int forks_in_tree = 0;     // already made in this tree
+  int forks_on_path = 0;     // already made on this path
+  int turns_since_fork = 0;  // turns since the last branching above; large when none
+  double first_entropy = 0;  // of the next action's first-token distribution, nats
+  common::RngKey key;        // for rules that draw: derived from the tree path
 };
 
 struct ForkRuleOptions {
-  int branches = 2;            // K
+  int branches = 2;  // K
   int max_forks_per_tree = 4;
-  double quantile = 0.7;       // online_entropy: running quantile of the first-token entropy
-  double probability = 0.3;    // uniform
-  int min_turns_between = 1;   // turns between consecutive branchings of a path
+  double quantile = 0.7;      // online_entropy: running quantile of the first-token entropy
+  double probability = 0.3;   // uniform
+  int min_turns_between = 1;  // turns between consecutive branchings of a path
 };
 
-/// Thread contract: decide() is called under one lock, in an order that depends on the seed alone in the
-/// deterministic mode; it may update running statistics. Siblings must be exchangeable: a rule decides from
-/// what is known before the action is sampled, then all K children are drawn alike.
+/// Thread contract: decide() is called under one lock, in an order that depends on the seed alone
+/// in the deterministic mode; it may update running statistics. Siblings must be exchangeable: a
+/// rule decides from what is known before the action is sampled, then all K children are drawn
+/// alike.
 class ForkRule {
  public:
   virtual ~ForkRule() = default;
@@ -45,7 +46,8 @@ class ForkRule {
   virtual void restore(const std::string& state) = 0;
 };
 
-/// "none", "uniform", "online_entropy". Errors: ConfigError naming the value seen and the names there are.
+/// "none", "uniform", "online_entropy". Errors: ConfigError naming the value seen and the names
+/// there are.
 std::unique_ptr<ForkRule> make_fork_rule(const std::string& name, const ForkRuleOptions& options);
 std::vector<std::string> fork_rule_names();
 

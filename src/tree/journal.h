@@ -1,8 +1,8 @@
 // The journal: an append-only, checksummed record of everything that happens to a run's trees.
 //
-// On disk (docs/format.md): files journal/NNNNNN.log of length-prefixed, CRC-32C-checked records. After kill -9 at
-// any byte, opening keeps every complete record and cuts the torn tail. Unknown event types are kept and
-// skipped.
+// On disk (docs/format.md): files journal/NNNNNN.log of length-prefixed, CRC-32C-checked records.
+// After kill -9 at any byte, opening keeps every complete record and cuts the torn tail. Unknown
+// event types are kept and skipped.
 #pragma once
 
 #include <cstdint>
@@ -19,16 +19,16 @@
 namespace espalier::tree {
 
 enum class EventType : uint16_t {
-  run_started = 1,     // seed, config digest, version
-  tree_started = 2,    // task drawn: index, step, prompt and its tokens
-  turn = 3,            // an action was sampled: intent
-  observation = 4,     // what came of it: outcome
-  fork = 5,            // rule, K, the numbers it decided on
+  run_started = 1,   // seed, config digest, version
+  tree_started = 2,  // task drawn: index, step, prompt and its tokens
+  turn = 3,          // an action was sampled: intent
+  observation = 4,   // what came of it: outcome
+  fork = 5,          // rule, K, the numbers it decided on
   snapshot = 6,
   verdict = 7,
-  failure = 8,         // an infrastructure failure and what was done about it (retry, given up)
+  failure = 8,  // an infrastructure failure and what was done about it (retry, given up)
   tree_sealed = 9,
-  tree_trained = 10,   // used in which step
+  tree_trained = 10,  // used in which step
   checkpoint = 11,
 };
 const char* to_string(EventType type);
@@ -39,16 +39,17 @@ enum class Durability { none, batch, sync };
 struct Event {
   EventType type = EventType::run_started;
   uint64_t tree_index = 0;
-  NodeId node;                 // the node it is about (turn: the new node; fork: the parent)
-  NodeId parent;               // turn: id of the node it continues; zero: found by the path
-  std::string path;            // of the node in its tree
-  Node payload;                // turn, observation, verdict: the fields concerned
-  Tree header;                 // tree_started: everything but the nodes
-  std::string text;            // JSON detail: fork numbers, failure, config digest
-  int64_t time_us = 0;         // wall clock since the epoch; not part of any identity
+  NodeId node;          // the node it is about (turn: the new node; fork: the parent)
+  NodeId parent;        // turn: id of the node it continues; zero: found by the path
+  std::string path;     // of the node in its tree
+  Node payload;         // turn, observation, verdict: the fields concerned
+  Tree header;          // tree_started: everything but the nodes
+  std::string text;     // JSON detail: fork numbers, failure, config digest
+  int64_t time_us = 0;  // wall clock since the epoch; not part of any identity
 };
 
-/// Thread contract: append() from any thread; records of one thread keep their order. Errors: StoreError.
+/// Thread contract: append() from any thread; records of one thread keep their order. Errors:
+/// StoreError.
 class JournalWriter {
  public:
   /// Opens for appending, cutting a torn tail first (cut_bytes() says how much).
@@ -64,7 +65,8 @@ class JournalWriter {
   std::unique_ptr<Impl> impl_;
 };
 
-/// Reads what survived, in order. Stops at the first torn or damaged record and says where (damage()).
+/// Reads what survived, in order. Stops at the first torn or damaged record and says where
+/// (damage()).
 class JournalReader {
  public:
   explicit JournalReader(const std::filesystem::path& directory);
@@ -77,9 +79,10 @@ class JournalReader {
   std::unique_ptr<Impl> impl_;
 };
 
-/// Rebuilds trees from events; complete ones are those whose tree_sealed event was seen. In order of their index,
-/// canonical. A second tree_started of an index (a resumed run) starts that tree anew; a node whose parent did
-/// not survive is dropped. Trees whose index is in `skip` are not kept. Errors: StoreError.
+/// Rebuilds trees from events; complete ones are those whose tree_sealed event was seen. In order
+/// of their index, canonical. A second tree_started of an index (a resumed run) starts that tree
+/// anew; a node whose parent did not survive is dropped. Trees whose index is in `skip` are not
+/// kept. Errors: StoreError.
 struct RecoveredTree {
   Tree tree;
   bool sealed = false;

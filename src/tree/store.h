@@ -10,8 +10,8 @@
 
 namespace espalier::tree {
 
-/// Writes trees/step_NNNNNN.h5 (temp, fsync, rename). The bytes depend on the trees alone: no times, no object
-/// tracking. Errors: StoreError with path and reason.
+/// Writes trees/step_NNNNNN.h5 (temp, fsync, rename). The bytes depend on the trees alone: no
+/// times, no object tracking. Errors: StoreError with path and reason.
 void write_trees(const std::filesystem::path& file, const std::vector<Tree>& trees);
 
 /// Errors: StoreError with path, object and reason.

@@ -4,6 +4,7 @@
 #include <charconv>
 #include <cstring>
 #include <string_view>
+#include <tuple>
 #include <type_traits>
 
 #include "common/error.h"
@@ -72,24 +73,36 @@ bool NodeId::is_zero() const {
 
 const char* to_string(Outcome outcome) {
   switch (outcome) {
-    case Outcome::none: return "none";
-    case Outcome::rewarded: return "rewarded";
-    case Outcome::agent_timeout: return "agent_timeout";
-    case Outcome::context_overflow: return "context_overflow";
-    case Outcome::verifier_failed: return "verifier_failed";
-    case Outcome::infra_failed: return "infra_failed";
-    case Outcome::cancelled: return "cancelled";
+    case Outcome::none:
+      return "none";
+    case Outcome::rewarded:
+      return "rewarded";
+    case Outcome::agent_timeout:
+      return "agent_timeout";
+    case Outcome::context_overflow:
+      return "context_overflow";
+    case Outcome::verifier_failed:
+      return "verifier_failed";
+    case Outcome::infra_failed:
+      return "infra_failed";
+    case Outcome::cancelled:
+      return "cancelled";
   }
   return "unknown";
 }
 
 const char* to_string(ForkOrigin origin) {
   switch (origin) {
-    case ForkOrigin::none: return "none";
-    case ForkOrigin::live: return "live";
-    case ForkOrigin::proxy: return "proxy";
-    case ForkOrigin::criu: return "criu";
-    case ForkOrigin::value: return "value";
+    case ForkOrigin::none:
+      return "none";
+    case ForkOrigin::live:
+      return "live";
+    case ForkOrigin::proxy:
+      return "proxy";
+    case ForkOrigin::criu:
+      return "criu";
+    case ForkOrigin::value:
+      return "value";
   }
   return "unknown";
 }

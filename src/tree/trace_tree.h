@@ -1,8 +1,9 @@
 // The trace tree: what one prompt's rollouts did, as recorded, ready for training.
 //
-// A node is one turn: the policy's action and what the environment answered. A tree is one task drawn once; its
-// G root episodes are the children of the prompt. Nothing in here is wall-clock time: the same seed gives the
-// same tree, byte for byte. Nothing is re-tokenised or recomputed for training.
+// A node is one turn: the policy's action and what the environment answered. A tree is one task
+// drawn once; its G root episodes are the children of the prompt. Nothing in here is wall-clock
+// time: the same seed gives the same tree, byte for byte. Nothing is re-tokenised or recomputed for
+// training.
 #pragma once
 
 #include <array>
@@ -19,13 +20,14 @@ using Token = int32_t;
 struct NodeId {
   std::array<uint8_t, 32> bytes{};
   auto operator<=>(const NodeId&) const = default;
-  std::string hex() const;   // 32 digits, for display and lookup
+  std::string hex() const;  // 32 digits, for display and lookup
   bool is_zero() const;
 };
 
-/// How an episode ended. Only `rewarded` (and a verified agent_timeout, if configured) carries a reward.
+/// How an episode ended. Only `rewarded` (and a verified agent_timeout, if configured) carries a
+/// reward.
 enum class Outcome : uint8_t {
-  none,              // not a leaf
+  none,  // not a leaf
   rewarded,
   agent_timeout,
   context_overflow,
@@ -41,73 +43,76 @@ const char* to_string(ForkOrigin origin);
 
 struct Node {
   NodeId id;
-  int parent = -1;                    // index in Tree::nodes; -1: the prompt
-  int branch = 0;                     // number among its siblings
-  int turn = 0;                       // depth; 0 = first turn of a root episode
-  std::string path;                   // "r2/t5/b1": root, turn and branch at each fork; unique in the tree
+  int parent = -1;   // index in Tree::nodes; -1: the prompt
+  int branch = 0;    // number among its siblings
+  int turn = 0;      // depth; 0 = first turn of a root episode
+  std::string path;  // "r2/t5/b1": root, turn and branch at each fork; unique in the tree
 
-  std::vector<Token> prompt_delta;    // context tokens between the parent's action and this action
-                                      // (the parent's observation); empty for turn 0: the tree's prompt
-  std::vector<Token> action;          // sampled ids, the stop token included
-  std::vector<float> log_probs;       // of each action token under the policy that sampled it, temperature 1
-  std::vector<float> entropies;       // of the distribution each token was drawn from, nats
-  std::vector<uint8_t> loss_mask;     // 1: trained on; 0: injected or truncated
-  float first_entropy = 0;            // of the first token's distribution, known before sampling
+  std::vector<Token>
+      prompt_delta;           // context tokens between the parent's action and this action
+                              // (the parent's observation); empty for turn 0: the tree's prompt
+  std::vector<Token> action;  // sampled ids, the stop token included
+  std::vector<float>
+      log_probs;  // of each action token under the policy that sampled it, temperature 1
+  std::vector<float> entropies;    // of the distribution each token was drawn from, nats
+  std::vector<uint8_t> loss_mask;  // 1: trained on; 0: injected or truncated
+  float first_entropy = 0;         // of the first token's distribution, known before sampling
   uint64_t policy_version = 0;
-  uint64_t sampling_key = 0;          // RngKey of the action
+  uint64_t sampling_key = 0;  // RngKey of the action
 
-  std::string command;                // the action as the harness parsed it
-  std::string observation;            // what the environment answered, as shown to the policy
+  std::string command;      // the action as the harness parsed it
+  std::string observation;  // what the environment answered, as shown to the policy
   int exit_code = 0;
   bool timed_out = false;
 
   ForkOrigin fork_origin = ForkOrigin::none;  // set on the children of a fork
-  std::string fork_rule;              // set on a node below which the rule branched: its name
-  std::string snapshot;               // durable environment state after this node; empty: none taken
+  std::string fork_rule;  // set on a node below which the rule branched: its name
+  std::string snapshot;   // durable environment state after this node; empty: none taken
 
-  Outcome outcome = Outcome::none;    // leaf only
-  std::optional<double> reward;       // leaf only; unset: no reward (a typed failure)
-  std::string failure;                // detail of a failure
+  Outcome outcome = Outcome::none;  // leaf only
+  std::optional<double> reward;     // leaf only; unset: no reward (a typed failure)
+  std::string failure;              // detail of a failure
 
   // Set by the estimator (advantage.h); zero before.
-  double value = 0;                   // mean reward below, hierarchical
-  double advantage = 0;               // A(n)
-  double weight = 0;                  // ω(n)
-  double s_plus = 0;                  // Σ of positive leaf coefficients × weight: multiplies min(r, 1+ε_hi)
-  double s_minus = 0;                 // Σ of negative ones: multiplies max(r, 1−ε_lo)
+  double value = 0;      // mean reward below, hierarchical
+  double advantage = 0;  // A(n)
+  double weight = 0;     // ω(n)
+  double s_plus = 0;     // Σ of positive leaf coefficients × weight: multiplies min(r, 1+ε_hi)
+  double s_minus = 0;    // Σ of negative ones: multiplies max(r, 1−ε_lo)
 };
 
 struct Tree {
-  std::string task;                   // "nursery:find/17/d2"
-  std::string family;                 // category for tables; may be empty
-  uint64_t index = 0;                 // ordinal of the draw within the run
-  uint64_t step = 0;                  // training step it was rolled out for
+  std::string task;    // "nursery:find/17/d2"
+  std::string family;  // category for tables; may be empty
+  uint64_t index = 0;  // ordinal of the draw within the run
+  uint64_t step = 0;   // training step it was rolled out for
   uint64_t run_seed = 0;
-  NodeId id;                          // of the prompt event: parent of the roots
-  std::string prompt;                 // text
+  NodeId id;           // of the prompt event: parent of the roots
+  std::string prompt;  // text
   std::vector<Token> prompt_tokens;
-  std::vector<Node> nodes;            // depth first, siblings by branch number: parents before children
+  std::vector<Node> nodes;  // depth first, siblings by branch number: parents before children
 
   std::vector<int> roots() const;
-  std::vector<std::vector<int>> children() const;   // per node
-  std::vector<int> leaves() const;                  // nodes without children
+  std::vector<std::vector<int>> children() const;  // per node
+  std::vector<int> leaves() const;                 // nodes without children
   bool is_leaf(int node) const;
-  /// Brings `nodes` into depth-first order (parents first, siblings by branch) and renumbers parents.
+  /// Brings `nodes` into depth-first order (parents first, siblings by branch) and renumbers
+  /// parents.
   void canonicalise();
 };
 
-/// Id of the prompt event of a tree, and of a node from its parent's id; canonical little-endian encoding of
-/// everything the event's payload holds (prompt delta, action, log-probs, entropies, mask, policy version,
-/// sampling key, command), documented in docs/format.md.
+/// Id of the prompt event of a tree, and of a node from its parent's id; canonical little-endian
+/// encoding of everything the event's payload holds (prompt delta, action, log-probs, entropies,
+/// mask, policy version, sampling key, command), documented in docs/format.md.
 NodeId prompt_id(const Tree& tree);
 NodeId node_id(const NodeId& parent, const Node& node);
 
 /// Inverse of NodeId::hex() over the whole hash (64 digits). nullopt: not 64 hex digits.
 std::optional<NodeId> parse_node_id(const std::string& hex64);
 
-/// Paths name nodes within a tree: "rG" the root episode, "/tN" the turn, "/bM" behind the turn of a branch
-/// that a fork made. "r2/t4" → fork → "r2/t5/b0", "r2/t5/b1" → "r2/t5/b1/t6".
-std::string root_path(int root);                                             // "r2/t0"
+/// Paths name nodes within a tree: "rG" the root episode, "/tN" the turn, "/bM" behind the turn of
+/// a branch that a fork made. "r2/t4" → fork → "r2/t5/b0", "r2/t5/b1" → "r2/t5/b1/t6".
+std::string root_path(int root);  // "r2/t0"
 std::string child_path(const std::string& parent, int turn, int branch, bool forked);
 /// Path of the parent; empty for a root's first turn and for what is no path.
 std::string parent_path(const std::string& path);
