@@ -119,6 +119,21 @@ std::string read_file(const fs::path& path) {
   }
 }
 
+AppendFile::AppendFile(fs::path path)
+    : path_(std::move(path)),
+      fd_(::open(path_.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666)) {
+  if (fd_ < 0) fail("open for appending", path_, errno);
+}
+
+AppendFile::~AppendFile() { ::close(fd_); }
+
+void AppendFile::append(std::string_view record) { write_fully(fd_, record, path_); }
+
+void AppendFile::sync() {
+  // Pipes and the like have nothing to flush.
+  if (::fdatasync(fd_) != 0 && errno != EINVAL) fail("fdatasync", path_, errno);
+}
+
 TempDir::TempDir(std::string_view prefix) {
   std::error_code error;
   fs::path base = fs::temp_directory_path(error);

@@ -13,6 +13,25 @@ void write_file_atomically(const std::filesystem::path& path, std::string_view c
 /// Whole content. Errors: StoreError with path and reason.
 std::string read_file(const std::filesystem::path& path);
 
+/// A file that only grows; append() hands the bytes over in one write, so that a reader (or a crash
+/// of this process) sees a record whole or not at all. Thread contract: one owner. Errors:
+/// StoreError with path and reason.
+class AppendFile {
+ public:
+  /// Creates the file where there is none.
+  explicit AppendFile(std::filesystem::path path);
+  ~AppendFile();
+  AppendFile(const AppendFile&) = delete;
+  AppendFile& operator=(const AppendFile&) = delete;
+  void append(std::string_view record);
+  void sync();  // fdatasync
+  const std::filesystem::path& path() const { return path_; }
+
+ private:
+  std::filesystem::path path_;
+  int fd_;
+};
+
 /// A directory of its own under the system's temporary directory, removed with everything in it
 /// (also files without permissions) when the object goes.
 class TempDir {
