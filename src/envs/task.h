@@ -1,8 +1,9 @@
 // Tasks: what one episode is about, whichever source it came from.
 //
 // A task is an ordinary directory in the Harbor shape (reference: Harbor task format 1.x):
-//   task.toml (or task.json), instruction.md, environment/files/…, tests/test.sh, solution/solve.sh
-// One runner serves every source; the nursery's procedural tasks are materialised into such directories.
+//   task.toml, instruction.md, environment/files/…, tests/test.sh, solution/solve.sh
+// One runner serves every source; the nursery's procedural tasks are materialised into such
+// directories.
 #pragma once
 
 #include <filesystem>
@@ -16,15 +17,15 @@
 namespace espalier::envs {
 
 struct Task {
-  std::string name;                  // "nursery:find/17/d2", or the directory's name
-  std::filesystem::path directory;   // holds everything; read-only for the runner
-  std::string instruction;           // what the agent is told
-  int max_turns = 32;                // commands an episode may take, the closing `exit` included
+  std::string name;                 // "nursery:find/17/d2", or the directory's name
+  std::filesystem::path directory;  // holds everything; read-only for the runner
+  std::string instruction;          // what the agent is told
+  int max_turns = 32;               // commands an episode may take, the closing `exit` included
   double command_timeout_s = 10.0;
-  double agent_timeout_s = 600.0;    // of the whole episode
+  double agent_timeout_s = 600.0;  // of the whole episode
   EnvironmentSpec environment;
   VerifierSpec verifier;
-  std::filesystem::path solution;    // solve.sh; empty: none
+  std::filesystem::path solution;               // solve.sh; empty: none
   std::map<std::string, std::string> metadata;  // "family", "depth", "tier", … for tables
 };
 

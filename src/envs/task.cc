@@ -1,0 +1,132 @@
+#include "envs/task.h"
+
+#include <utility>
+
+#include "common/error.h"
+#include "common/files.h"
+#include "common/sha256.h"
+#include "envs/nursery/nursery.h"
+#include "envs/task_toml.h"
+
+namespace espalier::envs {
+namespace {
+
+namespace fs = std::filesystem;
+
+std::string read_instruction(const fs::path& file) {
+  std::string text;
+  try {
+    text = common::read_file(file);
+  } catch (const common::StoreError& error) {
+    throw common::TaskError(error.what());
+  }
+  text.erase(text.find_last_not_of(" \t\r\n") + 1);
+  if (text.empty()) throw common::TaskError("task instruction '" + file.string() + "' is empty");
+  return text;
+}
+
+/// Procedural tasks, written below `scratch` when first asked for. The directory's name carries a
+/// digest of the content, so that a scratch left by another version is never taken for this one's.
+class NurserySource : public TaskSource {
+ public:
+  explicit NurserySource(fs::path scratch) : scratch_(std::move(scratch)) {}
+
+  bool serves(const std::string& name) const override { return nursery::is_task_id(name); }
+
+  TaskPtr load(const std::string& name) override {
+    nursery::TaskId id = nursery::parse_task_id(name);
+    nursery::Blueprint blueprint = nursery::make_blueprint(id);
+    return nursery::materialise(
+        blueprint, scratch_ / id.family /
+                       (std::to_string(id.seed) + "-d" + std::to_string(id.depth) + "-" +
+                        digest_of(blueprint)));
+  }
+
+ private:
+  static std::string digest_of(const nursery::Blueprint& blueprint) {
+    constexpr size_t kBytes = 6;
+    common::Sha256 hash;
+    auto add = [&](const std::string& part) {
+      hash.update(std::to_string(part.size()) + ":");
+      hash.update(part);
+    };
+    add(blueprint.instruction);
+    add(blueprint.test_script);
+    for (const std::string& command : blueprint.oracle) add(command);
+    for (const nursery::FileSpec& file : blueprint.files) {
+      add(file.path);
+      add(file.content);
+      add(std::to_string(file.mode) + (file.directory ? "d" : "f"));
+    }
+    return common::to_hex(hash.finish().data(), kBytes);
+  }
+
+  fs::path scratch_;
+};
+
+class DirectorySource : public TaskSource {
+ public:
+  bool serves(const std::string& name) const override {
+    std::error_code unreadable;
+    return fs::is_directory(name, unreadable);
+  }
+
+  TaskPtr load(const std::string& name) override { return load_task_directory(name); }
+};
+
+class AllSources : public TaskSource {
+ public:
+  explicit AllSources(const fs::path& scratch) {
+    sources_.push_back(std::make_unique<NurserySource>(scratch / "nursery"));
+    sources_.push_back(std::make_unique<DirectorySource>());
+  }
+
+  bool serves(const std::string& name) const override { return find(name) != nullptr; }
+
+  TaskPtr load(const std::string& name) override {
+    if (TaskSource* source = find(name)) return source->load(name);
+    throw common::TaskError("no task '" + name +
+                            "': neither nursery:FAMILY/SEED nor a directory with a task.toml");
+  }
+
+ private:
+  TaskSource* find(const std::string& name) const {
+    for (const auto& source : sources_)
+      if (source->serves(name)) return source.get();
+    return nullptr;
+  }
+
+  std::vector<std::unique_ptr<TaskSource>> sources_;
+};
+
+}  // namespace
+
+TaskPtr load_task_directory(const fs::path& directory) {
+  if (!fs::exists(directory / "task.toml"))
+    throw common::TaskError("task directory '" + directory.string() + "' has no task.toml");
+  Task task;
+  task.directory = fs::absolute(directory).lexically_normal();
+  task.name = (task.directory.has_filename() ? task.directory : task.directory.parent_path())
+                  .filename()
+                  .string();
+  read_task_toml(directory / "task.toml", task);
+  task.instruction = read_instruction(directory / "instruction.md");
+  task.verifier.tests = task.directory / "tests";
+  if (!fs::exists(task.verifier.tests / "test.sh"))
+    throw common::TaskError("task directory '" + directory.string() + "' has no tests/test.sh");
+  if (fs::path files = task.directory / "environment" / "files"; fs::is_directory(files))
+    task.environment.files = files;
+  if (fs::path solve = task.directory / "solution" / "solve.sh"; fs::exists(solve))
+    task.solution = solve;
+  if (task.environment.image == "host" && fs::exists(task.directory / "environment" / "Dockerfile"))
+    throw common::TaskError("task directory '" + directory.string() +
+                            "' is built from environment/Dockerfile; supported: a docker_image in "
+                            "task.toml, or environment/files laid over this machine's own root");
+  return std::make_shared<const Task>(std::move(task));
+}
+
+std::unique_ptr<TaskSource> make_task_sources(const fs::path& scratch) {
+  return std::make_unique<AllSources>(scratch);
+}
+
+}  // namespace espalier::envs
