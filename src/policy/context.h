@@ -12,15 +12,17 @@ using Token = int32_t;
 class Context;
 using ContextPtr = std::shared_ptr<const Context>;
 
-/// What an engine keeps with a context: the KV entries of its own span. Owned by the context, so that a prefix lives
-/// exactly as long as a branch needs it; salted by the policy version that computed it.
+/// What an engine keeps with a context: the KV entries of its own span. Owned by the context, so
+/// that a prefix lives exactly as long as a branch needs it; salted by the policy version that
+/// computed it.
 struct ContextCache {
   virtual ~ContextCache() = default;
   uint64_t policy_version = 0;
 };
 
-/// One span of tokens behind a parent context. A fork costs a reference count: children extend the same parent.
-/// Thread contract: the tokens are immutable; `cache` is touched by the engine thread alone.
+/// One span of tokens behind a parent context. A fork costs a reference count: children extend the
+/// same parent. Thread contract: the tokens are immutable; `cache` is touched by the engine thread
+/// alone.
 class Context {
  public:
   Context(ContextPtr parent, std::vector<Token> tokens)

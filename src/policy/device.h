@@ -5,11 +5,12 @@
 
 namespace espalier::policy {
 
-/// Loads libtorch_cuda.so when it lies beside libtorch_cpu.so, once, before ATen's CUDA hooks are first asked.
-/// True when a CUDA device can be used.
+/// Loads libtorch_cuda.so when it lies beside libtorch_cpu.so, once, before ATen's CUDA hooks are
+/// first asked. True when a CUDA device can be used.
 bool load_cuda();
 
-/// "auto" → "cuda" or "cpu". Errors: PolicyError when cuda is asked for and cannot be had, with the reason.
+/// "auto" → "cuda" or "cpu". Errors: PolicyError when cuda is asked for and cannot be had, with the
+/// reason.
 std::string resolve_device(const std::string& requested);
 
 /// LibTorch's version and the CUDA device's name or why there is none, for reports.

@@ -15,15 +15,15 @@ struct EngineOptions {
 };
 
 struct EngineStats {
-  uint64_t rounds = 0;          // decode steps
+  uint64_t rounds = 0;  // decode steps
   uint64_t generated_tokens = 0;
   uint64_t prefill_tokens = 0;
   uint64_t cached_tokens = 0;
   double busy_seconds = 0;
 };
 
-/// One engine thread that batches all waiting requests. Throughput mode: continuous batching. Owns its thread; destruction
-/// closes it.
+/// One engine thread that batches all waiting requests. Throughput mode: continuous batching. Owns
+/// its thread; destruction closes it.
 class Engine : public Policy {
  public:
   virtual EngineStats stats() const = 0;

@@ -1,8 +1,12 @@
-// Shape of a dense decoder-only transformer (the Qwen3 family's), as config.json describes it. No torch in here.
+// Shape of a dense decoder-only transformer (the Qwen3 family's), as config.json describes it. No
+// torch in here.
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
+#include <map>
 #include <string>
+#include <vector>
 
 namespace espalier::policy {
 
@@ -21,10 +25,15 @@ struct ModelShape {
   bool tie_word_embeddings = true;
 
   size_t parameters() const;
+  /// Every tensor of the model by its Hugging Face name. Linear weights are [out, in]; no
+  /// lm_head.weight when tied.
+  std::map<std::string, std::vector<int64_t>> tensor_shapes() const;
   bool operator==(const ModelShape&) const = default;
 };
 
-/// config.json of transformers' Qwen3ForCausalLM. Errors: PolicyError with path, key, value seen, values allowed.
+/// config.json of transformers' Qwen3ForCausalLM, or of LlamaForCausalLM, which is the same without
+/// QK-norm (no biases, no RoPE scaling, no sliding window). Errors: PolicyError with path, key,
+/// value seen, values allowed.
 ModelShape load_shape(const std::filesystem::path& config_json);
 std::string to_json(const ModelShape& shape);
 

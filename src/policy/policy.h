@@ -14,36 +14,36 @@
 namespace espalier::policy {
 
 struct SamplingOptions {
-  double temperature = 1.0;   // 0: greedy
+  double temperature = 1.0;  // 0: greedy
   double top_p = 1.0;
-  int top_k = -1;             // -1: off
-  int max_new_tokens = 16;    // the context's end may cut it shorter
+  int top_k = -1;           // -1: off
+  int max_new_tokens = 16;  // the context's end may cut it shorter
   std::vector<Token> stop_tokens;
 };
 
 struct GenerateRequest {
-  ContextPtr context;         // all tokens before the action; at least one
+  ContextPtr context;  // all tokens before the action; at least one
   SamplingOptions sampling;
-  common::RngKey key;         // draw i of the action uses counter i
-  uint64_t order = 0;         // sorts a deterministic batch: derived from (task ordinal, tree path)
+  common::RngKey key;  // draw i of the action uses counter i
+  uint64_t order = 0;  // sorts a deterministic batch: derived from (task ordinal, tree path)
 };
 
 enum class StopReason { stop_token, max_tokens, context_full };
 
 struct Generation {
-  std::vector<Token> tokens;        // the stop token included
-  std::vector<float> log_probs;     // under the policy at temperature 1, whatever the sampling
-  std::vector<float> entropies;     // nats, of the temperature-1 distribution
+  std::vector<Token> tokens;     // the stop token included
+  std::vector<float> log_probs;  // under the policy at temperature 1, whatever the sampling
+  std::vector<float> entropies;  // nats, of the temperature-1 distribution
   StopReason stop = StopReason::stop_token;
   uint64_t policy_version = 0;
-  ContextPtr context;               // the request's context extended by `tokens`, its KV attached
-  size_t prefill_tokens = 0;        // computed for this request
-  size_t cached_tokens = 0;         // taken from a shared prefix
+  ContextPtr context;         // the request's context extended by `tokens`, its KV attached
+  size_t prefill_tokens = 0;  // computed for this request
+  size_t cached_tokens = 0;   // taken from a shared prefix
 };
 
 /// What is known before anything is sampled.
 struct Prefilled {
-  double first_entropy = 0;         // of the next token's distribution at temperature 1, nats
+  double first_entropy = 0;  // of the next token's distribution at temperature 1, nats
   size_t prefill_tokens = 0;
   size_t cached_tokens = 0;
 };
@@ -51,10 +51,10 @@ struct Prefilled {
 class Weights;  // policy/weights.h: a model's parameters (LibTorch), immutable once published
 using WeightsPtr = std::shared_ptr<const Weights>;
 
-/// Thread contract: all methods from any thread. generate() and prefill() return at once; completions are called
-/// on the engine's thread, exactly once, in the deterministic mode in the batch's order — so what a completion
-/// decides (forks, budget) depends on the seed alone. Errors reach the completion as PolicyError; after
-/// close() as Cancelled.
+/// Thread contract: all methods from any thread. generate() and prefill() return at once;
+/// completions are called on the engine's thread, exactly once, in the deterministic mode in the
+/// batch's order — so what a completion decides (forks, budget) depends on the seed alone. Errors
+/// reach the completion as PolicyError; after close() as Cancelled.
 class Policy {
  public:
   virtual ~Policy() = default;
@@ -64,10 +64,11 @@ class Policy {
   /// New weights for all requests that start from now on. KV of older versions is never reused.
   virtual void publish(WeightsPtr weights, uint64_t version) = 0;
   virtual uint64_t version() const = 0;
-  virtual size_t context_limit() const = 0;   // tokens
+  virtual size_t context_limit() const = 0;  // tokens
 
-  /// Lock-step: a deterministic round starts when every participant waits in generate() or prefill(). Episodes join
-  /// before they start (a forked child before its parent goes on) and leave when they end.
+  /// Lock-step: a deterministic round starts when every participant waits in generate() or
+  /// prefill(). Episodes join before they start (a forked child before its parent goes on) and
+  /// leave when they end.
   virtual void join(size_t participants = 1) = 0;
   virtual void leave(size_t participants = 1) = 0;
 

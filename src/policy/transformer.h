@@ -1,5 +1,6 @@
-// The transformer's mathematics, once: used by the generation engine (cached attention) and by the learner (packed
-// tree attention). RMSNorm, RoPE, GQA, SwiGLU, optional QK-norm, tied embeddings (Qwen3). Sees torch.
+// The transformer's mathematics, once: used by the generation engine (cached attention) and by the
+// learner (packed tree attention). RMSNorm, RoPE, GQA, SwiGLU, optional QK-norm, tied embeddings
+// (Qwen3). Sees torch.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -10,13 +11,13 @@
 
 namespace espalier::policy {
 
-/// Attention of one layer over N packed tokens: q [N, heads, head_dim], k and v [N, kv_heads, head_dim] (rotated
-/// already) → [N, heads, head_dim]. The caller knows which token sees which.
+/// Attention of one layer over N packed tokens: q [N, heads, head_dim], k and v [N, kv_heads,
+/// head_dim] (rotated already) → [N, heads, head_dim]. The caller knows which token sees which.
 using Attention = std::function<at::Tensor(int layer, const at::Tensor& q, const at::Tensor& k,
                                            const at::Tensor& v)>;
 
-/// tokens [N] int64, positions [N] int64 (depth on the path) → final hidden states after the last norm [N, hidden].
-/// Differentiable when the weights require gradients.
+/// tokens [N] int64, positions [N] int64 (depth on the path) → final hidden states after the last
+/// norm [N, hidden]. Differentiable when the weights require gradients.
 at::Tensor forward_hidden(const Weights& weights, const at::Tensor& tokens,
                           const at::Tensor& positions, const Attention& attention);
 

@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "common/rng.h"
@@ -13,16 +14,17 @@
 
 namespace espalier::policy {
 
-/// Name ("model.layers.0.self_attn.q_proj.weight") → tensor. Linear weights are [out, in] as in Hugging Face files.
-/// Thread contract: immutable once published; tensors are shared by reference.
+/// Name ("model.layers.0.self_attn.q_proj.weight") → tensor. Linear weights are [out, in] as in
+/// Hugging Face files. Thread contract: immutable once published; tensors are shared by reference.
 class Weights {
  public:
   ModelShape shape;
   std::map<std::string, at::Tensor> tensors;
 
-  const at::Tensor& at(const std::string& name) const;   // PolicyError when missing
+  const at::Tensor& at(const std::string& name) const;  // PolicyError when missing
   /// Deep copy without gradients, of the same or another dtype/device.
-  std::shared_ptr<Weights> clone() const;
+  std::shared_ptr<Weights> clone(std::optional<at::ScalarType> dtype = std::nullopt,
+                                 std::optional<at::Device> device = std::nullopt) const;
 };
 
 /// Fresh parameters, drawn from `key` alone (the same on every machine and thread count).
