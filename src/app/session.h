@@ -1,4 +1,5 @@
-// The parts of a run, wired together from its configuration: what train, sft, rollout, eval and bench share.
+// The parts of a run, wired together from its configuration: what train, sft, rollout, eval and
+// bench share.
 #pragma once
 
 #include <memory>
@@ -20,28 +21,30 @@ namespace espalier::app {
 
 /// What a session works with besides the configuration.
 struct SessionOptions {
-  const RunDirectory* run = nullptr;   // null: no journal (eval, bench)
+  const RunDirectory* run = nullptr;  // null: no journal (eval, bench)
   policy::WeightsPtr weights;
   policy::TokenizerPtr tokenizer;
 };
 
-/// Thread contract: one owner. Members are declared in order of dependence; destruction stops the farm first.
+/// Thread contract: one owner. Members are declared in order of dependence; destruction stops the
+/// farm first.
 class Session {
  public:
   Session(const common::Config& config, SessionOptions options);
   ~Session();
 
   const common::Config& config;
-  common::TempDir scratch;             // materialised tasks
+  common::TempDir scratch;  // materialised tasks
   std::unique_ptr<envs::TaskSource> tasks;
   std::unique_ptr<envs::Backend> backend;
   policy::TokenizerPtr tokenizer;
   std::unique_ptr<policy::Engine> engine;
   std::unique_ptr<tree::JournalWriter> journal;
   std::unique_ptr<tree::ForkRule> rule;
-  tree::Ledger ledger;                 // of training; demonstrations and evaluation have their own
-  std::unique_ptr<rollout::Farm> farm;         // training: forks, counts, journals
-  std::unique_ptr<rollout::Farm> side_farm;    // demonstrations and evaluation: no forks, not in the budget
+  tree::Ledger ledger;                  // of training; demonstrations and evaluation have their own
+  std::unique_ptr<rollout::Farm> farm;  // training: forks, counts, journals
+  std::unique_ptr<rollout::Farm>
+      side_farm;  // demonstrations and evaluation: no forks, not in the budget
   tree::Ledger side_ledger;
 };
 
@@ -53,7 +56,8 @@ struct Start {
 Start start_point(const common::Config& config);
 
 /// The backend named in the configuration. Errors: Unsupported, with what to do.
-std::unique_ptr<envs::Backend> make_backend(const common::Config& config, const std::filesystem::path& snapshots);
+std::unique_ptr<envs::Backend> make_backend(const common::Config& config,
+                                            const std::filesystem::path& snapshots);
 
 policy::SamplingOptions sampling_options(const common::Config& config, double temperature);
 

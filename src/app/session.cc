@@ -1,0 +1,134 @@
+#include "app/session.h"
+
+#include <fmt/core.h>
+
+#include "common/error.h"
+#include "envs/nursery/nursery.h"
+#include "envs/sandbox/backend.h"
+#include "policy/model_io.h"
+
+namespace espalier::app {
+
+namespace {
+
+policy::ModelShape shape_from(const common::ModelConfig& model, size_t vocab_size) {
+  policy::ModelShape shape;
+  shape.vocab_size = static_cast<int>(vocab_size);
+  shape.hidden_size = model.hidden_size;
+  shape.num_hidden_layers = model.num_hidden_layers;
+  shape.num_attention_heads = model.num_attention_heads;
+  shape.num_key_value_heads = model.num_key_value_heads;
+  shape.head_dim = model.hidden_size / model.num_attention_heads;
+  shape.intermediate_size = model.intermediate_size;
+  shape.max_position_embeddings = model.max_position_embeddings;
+  shape.rope_theta = model.rope_theta;
+  shape.qk_norm = model.qk_norm;
+  return shape;
+}
+
+tree::ForkRuleOptions fork_options(const common::TreeConfig& tree) {
+  tree::ForkRuleOptions options;
+  options.branches = tree.branches;
+  options.max_forks_per_tree = tree.max_forks;
+  options.quantile = tree.quantile;
+  options.probability = tree.probability;
+  options.min_turns_between = tree.min_turns_between;
+  return options;
+}
+
+tree::Durability durability(const std::string& name) {
+  if (name == "none") return tree::Durability::none;
+  return name == "sync" ? tree::Durability::sync : tree::Durability::batch;
+}
+
+rollout::FarmOptions farm_options(const common::Config& config) {
+  rollout::FarmOptions options;
+  options.run_seed = config.seed;
+  options.deterministic = config.deterministic;
+  options.workers = config.rollout.workers;
+  options.max_live = static_cast<size_t>(config.rollout.max_live);
+  options.infra_retries = config.rollout.infra_retries;
+  options.max_turns = config.rollout.max_assistant_turns;
+  options.max_observation_tokens = config.rollout.max_observation_length;
+  options.command_timeout_s = config.rollout.command_timeout_s;
+  options.snapshots = config.env.snapshots;
+  options.network = config.env.network;
+  options.limits.memory_bytes = static_cast<size_t>(config.env.memory_mb) << 20;
+  options.limits.disk_bytes = static_cast<size_t>(config.env.disk_mb) << 20;
+  options.limits.pids = config.env.pids;
+  options.limits.cpus = config.env.cpus;
+  return options;
+}
+
+policy::EngineOptions engine_options(const common::Config& config) {
+  policy::EngineOptions options;
+  options.deterministic = config.deterministic;
+  options.device = config.model.device;
+  return options;
+}
+
+}  // namespace
+
+policy::SamplingOptions sampling_options(const common::Config& config, double temperature) {
+  policy::SamplingOptions sampling;
+  sampling.temperature = temperature;
+  sampling.top_p = config.rollout.top_p;
+  sampling.top_k = config.rollout.top_k;
+  sampling.max_new_tokens = config.rollout.max_response_length;
+  return sampling;
+}
+
+Start start_point(const common::Config& config) {
+  if (!config.model.path.empty()) {
+    const std::filesystem::path directory = config.model.path;
+    return {policy::load_model(directory), policy::Tokenizer::load(directory / "tokenizer.json")};
+  }
+  Start start;
+  start.tokenizer = policy::Tokenizer::from_pieces(envs::nursery::token_pieces());
+  start.weights =
+      policy::make_model(shape_from(config.model, start.tokenizer->vocab_size()), config.seed);
+  return start;
+}
+
+std::unique_ptr<envs::Backend> make_backend(const common::Config& config,
+                                            const std::filesystem::path& snapshots) {
+  envs::SandboxOptions options;
+  options.snapshot_dir = snapshots;
+  options.extra_command_delay_ms_max = config.env.inject_delay_ms;
+  options.delay_seed = config.seed;
+  return envs::make_sandbox_backend(options);
+}
+
+Session::Session(const common::Config& config_, SessionOptions options)
+    : config(config_),
+      scratch("espalier-tasks"),
+      tasks(envs::make_task_sources(scratch.path())),
+      backend(make_backend(config_, options.run ? options.run->snapshots() : scratch.path())),
+      tokenizer(options.tokenizer),
+      engine(policy::make_engine(options.weights, engine_options(config_))),
+      ledger(config_.budget.unit, config_.budget.limit),
+      side_ledger(config_.budget.unit, 0) {
+  if (options.run) {
+    journal = std::make_unique<tree::JournalWriter>(options.run->journal(),
+                                                    durability(config.durability));
+  }
+  rule = tree::make_fork_rule(config.algorithm.tree.fork_rule, fork_options(config.algorithm.tree));
+  rollout::FarmParts parts;
+  parts.backend = backend.get();
+  parts.policy = engine.get();
+  parts.tokenizer = tokenizer;
+  parts.ledger = &side_ledger;
+  side_farm = std::make_unique<rollout::Farm>(parts, farm_options(config));
+  parts.rule = rule.get();
+  parts.journal = journal.get();
+  parts.ledger = &ledger;
+  farm = std::make_unique<rollout::Farm>(parts, farm_options(config));
+}
+
+Session::~Session() {
+  farm.reset();
+  side_farm.reset();
+  engine->close();
+}
+
+}  // namespace espalier::app

@@ -1,0 +1,365 @@
+#include "app/trainer.h"
+
+#include <fmt/core.h>
+#include <spdlog/spdlog.h>
+
+#include <set>
+#include <thread>
+
+#include "app/collect.h"
+#include "app/report.h"
+#include "app/tree_metrics.h"
+#include "app/warm_start.h"
+#include "common/error.h"
+#include "common/files.h"
+#include "common/stop.h"
+#include "common/version.h"
+#include "envs/nursery/nursery.h"
+#include "policy/device.h"
+#include "policy/model_io.h"
+#include "tree/store.h"
+
+namespace espalier::app {
+
+namespace {
+
+/// The learner runs while no episode does: it gets every core. The engine shares them with the
+/// sandboxes.
+class LearnerThreads {
+ public:
+  LearnerThreads() {
+    policy::set_torch_threads(static_cast<int>(std::max(1u, std::thread::hardware_concurrency())));
+  }
+  ~LearnerThreads() { policy::set_torch_threads(1); }
+};
+
+/// What one step took, under the names of the timing metrics: the only metrics that differ between
+/// equal runs.
+class StepTimes {
+ public:
+  StepTimes(const PhaseClock& clock, const rollout::FarmProgress& farm, const tree::Ledger& ledger)
+      : clock_(clock),
+        farm_(farm),
+        ledger_(ledger),
+        gen_(clock.seconds("rollout")),
+        update_(clock.seconds("train")),
+        fork_us_(farm.fork_us),
+        forks_(farm.forks),
+        tokens_(ledger.total().generated_tokens) {}
+
+  common::Metrics metrics() const {
+    const double gen = clock_.seconds("rollout") - gen_, update = clock_.seconds("train") - update_;
+    const double tokens = static_cast<double>(ledger_.total().generated_tokens - tokens_);
+    common::Metrics metrics = {{"timing_s/gen", gen},
+                               {"timing_s/update_actor", update},
+                               {"perf/time_per_step", gen + update},
+                               {"perf/throughput", tokens / (gen + update)}};
+    const uint64_t forks = farm_.forks - forks_;
+    if (forks > 0)
+      metrics["tree/fork_ms"] =
+          1e-3 * static_cast<double>(farm_.fork_us - fork_us_) / static_cast<double>(forks);
+    return metrics;
+  }
+
+ private:
+  const PhaseClock& clock_;
+  const rollout::FarmProgress& farm_;
+  const tree::Ledger& ledger_;
+  double gen_, update_;
+  uint64_t fork_us_, forks_, tokens_;
+};
+
+bool due(uint64_t step, int every, int last) {
+  return step == static_cast<uint64_t>(last) ||
+         (every > 0 && step % static_cast<uint64_t>(every) == 0);
+}
+
+bool has_cancelled_leaf(const tree::Tree& tree) {
+  for (const tree::Node& node : tree.nodes) {
+    if (node.outcome == tree::Outcome::cancelled) return true;
+  }
+  return tree.nodes.empty();
+}
+
+learner::LearnerOptions learner_options(const common::Config& config) {
+  learner::LearnerOptions options;
+  options.learner = config.learner;
+  options.sft_optim = config.sft.optim;
+  options.total_steps = config.trainer.total_steps;
+  options.sft_steps = config.sft.steps;
+  options.device = config.model.device;
+  return options;
+}
+
+std::string verdict_line(const std::string& when, const nlohmann::json& eval) {
+  std::string line =
+      fmt::format("{:<7} success {:.3f} ± {:.3f} on {} held-out tasks", when,
+                  eval["mean"].get<double>(), eval["se"].get<double>(), eval["n"].get<size_t>());
+  if (eval.contains("greedy_mean"))
+    line += fmt::format(", greedy {:.3f}", eval["greedy_mean"].get<double>());
+  return line;
+}
+
+}  // namespace
+
+PhaseClock::Timer::~Timer() {
+  const std::chrono::duration<double> spent = std::chrono::steady_clock::now() - start;
+  clock.seconds_[phase] += spent.count();
+}
+
+double PhaseClock::seconds(const std::string& phase) const {
+  const auto found = seconds_.find(phase);
+  return found == seconds_.end() ? 0 : found->second;
+}
+
+void PhaseClock::restore(const nlohmann::json& json) {
+  for (const auto& [phase, seconds] : json.items()) seconds_[phase] = seconds.get<double>();
+}
+
+Trainer::Trainer(const common::Config& config, RunDirectory run, bool resume)
+    : config_(config), run_(std::move(run)) {
+  clock_.measure("setup", [&] {
+    policy::set_torch_threads(1);
+    std::optional<Checkpoint> from;
+    if (resume) from = newest_checkpoint(run_);
+    Start start = start_point(config_);
+    if (from) {
+      state_ = from->state;
+      start.weights = policy::load_model(from->directory);
+      clock_.restore(state_.wall_s);
+    }
+    session_ =
+        std::make_unique<Session>(config_, SessionOptions{&run_, start.weights, start.tokenizer});
+    learner_ = std::make_unique<learner::Learner>(start.weights, learner_options(config_));
+    tree::AdvantageOptions advantage;
+    advantage.norm_adv_by_std = config_.algorithm.norm_adv_by_std;
+    estimator_ = tree::make_estimator(config_.algorithm.adv_estimator, advantage);
+    if (from) {
+      learner_->load_optimizer(from->directory);
+      session_->ledger.restore(state_.ledger);
+      session_->rule->restore(state_.fork_rule);
+      session_->engine->publish(learner_->weights(), state_.step);
+      saved_step_ = state_.step;
+      spdlog::info("resuming {} after step {}", run_.root.string(), state_.step);
+      fmt::print("Resuming {} after step {}\n", run_.root.string(), state_.step);
+    }
+    sink_ = common::make_sinks(config_.trainer.logger, run_.root, from ? state_.step : 0);
+  });
+  if (config_.algorithm.tree.fork_rule != "none" && estimator_->credits_prefix() &&
+      !session_->rule->stopping_time()) {
+    spdlog::warn(
+        "fork rule '{}' looks at finished rollouts: the advantages of '{}' before a fork are "
+        "biased",
+        session_->rule->name(), estimator_->name());
+  }
+}
+
+Trainer::~Trainer() = default;
+
+void Trainer::run_warm_start() {
+  warm_start();
+  finish();
+}
+
+void Trainer::run_rollouts() {
+  const uint64_t total = static_cast<uint64_t>(config_.trainer.total_steps);
+  for (uint64_t step = 0; step < total && !session_->ledger.exhausted(); ++step) {
+    std::vector<tree::Tree> trees = roll_out(step);
+    for (tree::Tree& tree : trees) estimator_->estimate(tree);
+    tree::write_trees(tree::shard_path(run_.root, step), trees);
+    common::Metrics metrics = tree_metrics(trees, config_.rollout.max_response_length);
+    metrics.merge(budget_metrics(session_->ledger.total()));
+    state_.step = step + 1;
+    sink_->log(state_.step, metrics);
+  }
+  finish();
+}
+
+void Trainer::run() {
+  try {
+    if (!saved_step_) warm_start();
+    train();
+  } catch (const common::Cancelled&) {
+    checkpoint();
+    sink_->flush();
+    fmt::print("\nStopped after step {}; go on with: espalier train {} --resume\n", state_.step,
+               run_.config().string());
+    throw;
+  }
+  finish();
+}
+
+void Trainer::warm_start() {
+  if (config_.sft.episodes > 0 && config_.model.path.empty()) {
+    clock_.measure("sft", [&] {
+      const std::vector<tree::Tree> demonstrations = demonstrate(*session_);
+      tree::write_trees(run_.trees() / "demonstrations.h5", demonstrations);
+      const LearnerThreads threads;
+      behaviour_cloning(config_, *learner_, demonstrations);
+      learner_->reset_optimizer();
+    });
+    session_->engine->publish(learner_->weights(), 0);
+  }
+  checkpoint();
+}
+
+void Trainer::train() {
+  if (state_.eval_before.is_null()) {
+    common::Metrics metrics;
+    state_.eval_before = evaluate_both("before", metrics);
+    sink_->log(0, metrics);
+    saved_step_.reset();
+    checkpoint();
+  }
+  const uint64_t total = static_cast<uint64_t>(config_.trainer.total_steps);
+  while (state_.step < total && !session_->ledger.exhausted()) {
+    const uint64_t step = state_.step;
+    const StepTimes times(clock_, session_->farm->progress(), session_->ledger);
+    std::vector<tree::Tree> trees = roll_out(step);
+    common::Metrics metrics = learn(trees, step);
+    state_.step = step + 1;
+    metrics.merge(times.metrics());
+    const bool last = state_.step == total || session_->ledger.exhausted();
+    if (last || due(state_.step, config_.trainer.test_freq, config_.trainer.total_steps)) {
+      last_eval_ = evaluate_both(last ? "after" : fmt::format("step {}", state_.step), metrics);
+    }
+    sink_->log(state_.step, metrics);
+    if (last || due(state_.step, config_.trainer.save_freq, config_.trainer.total_steps))
+      checkpoint();
+  }
+}
+
+std::vector<tree::Tree> Trainer::sealed_before_interruption(uint64_t step) const {
+  std::vector<tree::Tree> sealed;
+  // Lock-step batches depend on which trees are rolled out together: the deterministic mode does
+  // the step again.
+  if (config_.deterministic || saved_step_ != step) return sealed;
+  for (tree::RecoveredTree& recovered : tree::recover_trees(run_.journal())) {
+    if (!recovered.sealed || recovered.tree.step != step || has_cancelled_leaf(recovered.tree))
+      continue;
+    sealed.push_back(std::move(recovered.tree));
+  }
+  return sealed;
+}
+
+std::vector<tree::Tree> Trainer::roll_out(uint64_t step) {
+  if (!config_.data.trees.empty())
+    return tree::read_trees(tree::shard_path(config_.data.trees, step));
+  const envs::nursery::Draw draw{config_.data.families, config_.data.depth_min,
+                                 config_.data.depth_max};
+  const uint64_t batch = static_cast<uint64_t>(config_.data.train_batch_size);
+  std::vector<tree::Tree> trees = sealed_before_interruption(step);
+  std::set<uint64_t> there;
+  for (const tree::Tree& tree : trees) there.insert(tree.index);
+  std::vector<rollout::TreeRequest> requests;
+  for (uint64_t i = step * batch; i < (step + 1) * batch; ++i) {
+    if (there.contains(i)) continue;
+    const auto id = envs::nursery::draw_task(envs::nursery::Split::train, config_.seed, i, draw);
+    rollout::TreeRequest request;
+    request.task = session_->tasks->load(id.name());
+    request.index = i;
+    request.step = step;
+    request.roots = config_.rollout.n;
+    request.sampling = sampling_options(config_, config_.rollout.temperature);
+    requests.push_back(std::move(request));
+  }
+  const std::string label =
+      fmt::format("step {:>3}/{} rollout", step + 1, config_.trainer.total_steps);
+  std::vector<tree::Tree> fresh = clock_.measure("rollout", [&] {
+    return collect(*session_->farm, std::move(requests), {label, {}});
+  });
+  for (tree::Tree& tree : fresh) trees.push_back(std::move(tree));
+  std::sort(trees.begin(), trees.end(),
+            [](const tree::Tree& a, const tree::Tree& b) { return a.index < b.index; });
+  return trees;
+}
+
+common::Metrics Trainer::learn(std::vector<tree::Tree>& trees, uint64_t step) {
+  common::Metrics metrics;
+  clock_.measure("train", [&] {
+    for (tree::Tree& tree : trees) estimator_->estimate(tree);
+    tree::write_trees(tree::shard_path(run_.root, step), trees);
+    metrics = tree_metrics(trees, config_.rollout.max_response_length);
+    // A tree that the budget cut short would teach only its quick branches.
+    std::erase_if(trees, has_cancelled_leaf);
+    if (trees.empty()) return;
+    const LearnerThreads threads;
+    learner::UpdateResult update = learner_->update(trees, static_cast<int>(step));
+    metrics.merge(update.metrics);
+    tree::Spend spend;
+    spend.learner_tokens = update.tokens_packed;
+    spend.learner_tokens_linear = update.tokens_linear;
+    session_->ledger.add(spend);
+    session_->engine->publish(learner_->weights(), step + 1);
+  });
+  metrics.merge(budget_metrics(session_->ledger.total()));
+  return metrics;
+}
+
+nlohmann::json Trainer::evaluate_both(const std::string& when, common::Metrics& metrics) {
+  return clock_.measure("eval", [&] {
+    EvalRequest request;
+    request.tasks = held_out_tasks(config_);
+    request.step = state_.step;
+    request.label = "evaluation, " + when;
+    const EvalResult sampled = evaluate(*session_, request);
+    nlohmann::json json = sampled.to_json();
+    metrics["val/success/mean"] = sampled.mean;
+    metrics["val/success/se"] = sampled.standard_error;
+    if (config_.eval.greedy) {
+      request.temperature = 0;
+      request.label = "greedy, " + when;
+      const EvalResult greedy = evaluate(*session_, request);
+      json["greedy_mean"] = greedy.mean;
+      json["greedy_se"] = greedy.standard_error;
+      metrics["val/greedy/mean"] = greedy.mean;
+    }
+    fmt::print("{}\n", verdict_line(when, json));
+    std::fflush(stdout);
+    return json;
+  });
+}
+
+void Trainer::checkpoint() {
+  if (saved_step_ == state_.step) return;
+  state_.ledger = session_->ledger.save();
+  state_.fork_rule = session_->rule->save();
+  state_.wall_s = clock_.to_json();
+  sink_->flush();
+  session_->journal->flush();
+  save_checkpoint(run_, state_, *learner_, session_->tokenizer, config_.trainer.keep_last);
+  saved_step_ = state_.step;
+}
+
+nlohmann::json Trainer::summary(const nlohmann::json& after) const {
+  nlohmann::json json;
+  json["name"] = run_.root.filename().string();
+  json["version"] = common::kVersion;
+  json["seed"] = config_.seed;
+  json["deterministic"] = config_.deterministic;
+  json["steps"] = state_.step;
+  json["eval"] = {{"before", state_.eval_before}, {"after", after}};
+  json["budget"] = nlohmann::json::object();
+  for (const auto& [unit, value] : session_->ledger.total().units()) json["budget"][unit] = value;
+  json["budget_limit"] = {{"unit", session_->ledger.unit()}, {"limit", session_->ledger.limit()}};
+  json["wall_s"] = nlohmann::json::object();
+  double total = 0;
+  for (const char* phase : {"setup", "sft", "rollout", "train", "eval"}) {
+    json["wall_s"][phase] = clock_.seconds(phase);
+    total += clock_.seconds(phase);
+  }
+  json["wall_s"]["total"] = total;
+  const policy::WeightsPtr weights = learner_->weights();
+  json["model"] = {{"parameters", policy::shape_of(weights).parameters()},
+                   {"digest", policy::digest(weights)}};
+  return json;
+}
+
+void Trainer::finish() {
+  const nlohmann::json json = summary(last_eval_);
+  common::write_file_atomically(run_.summary(), json.dump(2) + "\n");
+  sink_->flush();
+  write_report({run_.root}, run_.report());
+}
+
+}  // namespace espalier::app
