@@ -1,0 +1,100 @@
+#include "common/config_table.h"
+
+namespace espalier::common::config {
+namespace {
+
+std::string text(int value) { return std::to_string(value); }
+
+void check_depths(const char* section, int low, int high, std::vector<Conflict>& found) {
+  if (low <= high) return;
+  const std::string prefix = std::string(section) + ".depth_";
+  found.push_back(
+      {{prefix + "min", prefix + "max"},
+       prefix + "min " + text(low) + " is greater than " + prefix + "max " + text(high)});
+}
+
+void check_model(const ModelConfig& model, std::vector<Conflict>& found) {
+  const int heads = model.num_attention_heads;
+  if (model.hidden_size % heads != 0) {
+    found.push_back({{"model.hidden_size", "model.num_attention_heads"},
+                     "model.hidden_size " + text(model.hidden_size) +
+                         " is not a multiple of model.num_attention_heads " + text(heads)});
+  } else if (model.hidden_size / heads % 2 != 0) {
+    found.push_back({{"model.hidden_size", "model.num_attention_heads"},
+                     "model.hidden_size " + text(model.hidden_size) + " over " + text(heads) +
+                         " heads is " + text(model.hidden_size / heads) +
+                         " a head; rotary positions need an even number"});
+  }
+  if (heads % model.num_key_value_heads != 0) {
+    found.push_back({{"model.num_key_value_heads", "model.num_attention_heads"},
+                     "model.num_key_value_heads " + text(model.num_key_value_heads) +
+                         " does not divide model.num_attention_heads " + text(heads)});
+  }
+}
+
+void check_rollout(const Config& config, std::vector<Conflict>& found) {
+  const RolloutConfig& rollout = config.rollout;
+  if (rollout.top_k == 0) {
+    found.push_back({{"rollout.top_k"},
+                     "rollout.top_k 0 samples from no token; allowed: -1 (all), "
+                     "or 1 and more"});
+  }
+  const int context = config.model.max_position_embeddings;
+  if (rollout.max_response_length >= context) {
+    found.push_back({{"rollout.max_response_length", "model.max_position_embeddings"},
+                     "rollout.max_response_length " + text(rollout.max_response_length) +
+                         " leaves no room for a prompt in model.max_position_embeddings " +
+                         text(context)});
+  }
+  const bool forks = config.algorithm.tree.fork_rule != "none";
+  const std::string& estimator = config.algorithm.adv_estimator;
+  if (rollout.n < 2 && !(forks && estimator == "tree_loo") && config.data.trees.empty()) {
+    found.push_back({{"rollout.n", "algorithm.adv_estimator"},
+                     "rollout.n " + text(rollout.n) + " leaves algorithm.adv_estimator '" +
+                         estimator + "' nothing to compare with; allowed: 2 and more"});
+  }
+}
+
+void check_learner(const Config& config, std::vector<Conflict>& found) {
+  const LearnerConfig& learner = config.learner;
+  const int context = config.model.max_position_embeddings;
+  if (learner.ppo_max_token_len_per_gpu < context) {
+    found.push_back(
+        {{"learner.ppo_max_token_len_per_gpu", "model.max_position_embeddings"},
+         "learner.ppo_max_token_len_per_gpu " + text(learner.ppo_max_token_len_per_gpu) +
+             " is less than one path of model.max_position_embeddings " + text(context)});
+  }
+  if (learner.ppo_mini_batch_size > config.data.train_batch_size) {
+    found.push_back({{"learner.ppo_mini_batch_size", "data.train_batch_size"},
+                     "learner.ppo_mini_batch_size " + text(learner.ppo_mini_batch_size) +
+                         " is greater than data.train_batch_size " +
+                         text(config.data.train_batch_size)});
+  }
+  if (learner.clip_ratio_c != 0 && learner.clip_ratio_c <= 1) {
+    found.push_back({{"learner.clip_ratio_c"},
+                     "learner.clip_ratio_c is between 0 and 1; allowed: 0 (off), or more than 1"});
+  }
+}
+
+}  // namespace
+
+std::vector<Conflict> conflicts(const Config& config) {
+  std::vector<Conflict> found;
+  if (config.name.empty() || config.name == "." || config.name == ".." ||
+      config.name.find('/') != std::string::npos) {
+    found.push_back({{"name"},
+                     "name '" + config.name +
+                         "' cannot name a folder in run_dir; allowed: a text "
+                         "without '/' that is not empty, '.' or '..'"});
+  }
+  if (config.run_dir.empty()) found.push_back({{"run_dir"}, "run_dir is empty"});
+  check_model(config.model, found);
+  check_depths("data", config.data.depth_min, config.data.depth_max, found);
+  check_depths("sft", config.sft.depth_min, config.sft.depth_max, found);
+  check_depths("eval", config.eval.depth_min, config.eval.depth_max, found);
+  check_rollout(config, found);
+  check_learner(config, found);
+  return found;
+}
+
+}  // namespace espalier::common::config

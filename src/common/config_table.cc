@@ -1,0 +1,258 @@
+#include "common/config_table.h"
+
+#include <algorithm>
+#include <unordered_map>
+
+namespace espalier::common::config {
+namespace {
+
+// Names of registered implementations. A new one is added here and in the registry of its folder.
+const Choices kForkRules = {"none", "uniform", "online_entropy"};
+const Choices kEstimators = {"tree_loo", "rloo", "grpo"};
+const Choices kLosses = {"ppo_clip", "grpo"};
+const Choices kLossAggregations = {"seq-mean-token-sum", "seq-mean-token-mean", "token-mean",
+                                   "token-sum"};
+const Choices kBudgetUnits = {"generated_tokens",
+                              "prefill_tokens",
+                              "cached_prefill_tokens",
+                              "env_steps",
+                              "forks",
+                              "leaves",
+                              "verifier_runs",
+                              "selector_calls",
+                              "infra_failures",
+                              "learner_tokens",
+                              "learner_tokens_linear",
+                              "sandbox_seconds"};
+const Choices kBackends = {"sandbox"};
+const Choices kLoggers = {"jsonl", "tensorboard"};
+const Choices kSchedulers = {"constant", "linear", "cosine"};
+const Choices kDevices = {"auto", "cpu", "cuda"};
+const Choices kDurabilities = {"none", "batch", "sync"};
+const Choices kPackings = {"packed", "linear"};
+
+constexpr Range above_zero(double high) { return {0, high, true, false}; }
+constexpr Range below(double low, double high) { return {low, high, false, true}; }
+constexpr Range between(double low, double high) { return {low, high, false, false}; }
+
+// The path is the member, so that the two cannot differ.
+#define KEY(path) #path, Access(+[](Config& config) { return &config.path; })
+
+std::vector<Key> top_keys() {
+  return {
+      {KEY(name), {}, "Name of the run; its folder in run_dir"},
+      {KEY(run_dir), {}, "Folder that holds the runs"},
+      {KEY(seed), between(0, 18446744073709551615.0), "Seed of every random draw of the run"},
+      {KEY(deterministic),
+       {},
+       "Lock-step rounds: the same seed gives the same trees and weights, bit for bit"},
+      {KEY(durability), kDurabilities,
+       "When the journal reaches the disk: never on purpose, once a batch, at every event"},
+  };
+}
+
+std::vector<Key> model_keys() {
+  return {
+      {KEY(model.path),
+       {},
+       "Hugging Face directory to start from; empty: from scratch, in the shape below"},
+      {KEY(model.device), kDevices,
+       "Where the policy and the learner compute; auto: cuda if there is one"},
+      {KEY(model.hidden_size), between(2, 65536), "Width; a multiple of num_attention_heads"},
+      {KEY(model.num_hidden_layers), between(1, 1024), "Layers"},
+      {KEY(model.num_attention_heads), between(1, 1024),
+       "Attention heads; width of a head must be even"},
+      {KEY(model.num_key_value_heads), between(1, 1024),
+       "Key/value heads; divides num_attention_heads (fewer: grouped-query attention)"},
+      {KEY(model.intermediate_size), between(1, 1048576), "Width of the feed-forward layer"},
+      {KEY(model.max_position_embeddings), between(16, 1048576), "Context, tokens"},
+      {KEY(model.rope_theta), above_zero(1e9), "Base of the rotary position frequencies"},
+      {KEY(model.qk_norm), {}, "Normalise queries and keys of each head (as Qwen3 does)"},
+  };
+}
+
+std::vector<Key> data_keys() {
+  return {
+      {KEY(data.families), {}, "Nursery families to draw tasks from; empty: the base tier"},
+      {KEY(data.depth_min), between(1, 64), "Least length of a task's chain"},
+      {KEY(data.depth_max), between(1, 64), "Greatest length of a task's chain"},
+      {KEY(data.train_batch_size), between(1, 65536), "Tasks (trees) a step"},
+      {KEY(data.trees), {}, "Run directory whose stored trees are trained on; empty: roll out"},
+  };
+}
+
+std::vector<Key> rollout_keys() {
+  return {
+      {KEY(rollout.n), between(1, 4096), "Root episodes a tree (the group size G)"},
+      {KEY(rollout.temperature), between(0, 100), "Sampling temperature; 0: greedy"},
+      {KEY(rollout.top_p), above_zero(1),
+       "Sample from the likeliest tokens that hold this probability"},
+      {KEY(rollout.top_k), between(-1, 1e6), "Sample from this many likeliest tokens; -1: all"},
+      {KEY(rollout.max_response_length), between(1, 1048576), "Tokens an action may have"},
+      {KEY(rollout.max_observation_length), between(1, 1048576),
+       "Tokens of an observation that the policy sees; head and tail are kept"},
+      {KEY(rollout.max_assistant_turns), between(0, 100000),
+       "Turns an episode; 0: the task's own limit"},
+      {KEY(rollout.command_timeout_s), above_zero(86400), "Seconds a command may run"},
+      {KEY(rollout.max_live), between(1, 1e6), "Environments alive at once"},
+      {KEY(rollout.infra_retries), between(0, 100), "Retries of an edge whose sandbox failed"},
+      {KEY(rollout.workers), between(0, 4096), "Threads that drive episodes; 0: one a core"},
+  };
+}
+
+std::vector<Key> algorithm_keys() {
+  return {
+      {KEY(algorithm.adv_estimator), kEstimators,
+       "Advantages: against the siblings at every branching, against the other leaves, or GRPO's "
+       "group mean"},
+      {KEY(algorithm.norm_adv_by_std),
+       {},
+       "Divide advantages by the standard deviation of the task's leaves"},
+      {KEY(algorithm.tree.fork_rule), kForkRules,
+       "Where episodes branch: nowhere, by chance, or where the policy is uncertain"},
+      {KEY(algorithm.tree.branches), between(2, 1024), "Children at a branching (K)"},
+      {KEY(algorithm.tree.max_forks), between(0, 100000), "Branchings a tree"},
+      {KEY(algorithm.tree.quantile), between(0, 1),
+       "online_entropy: branch above this running quantile of the first token's entropy"},
+      {KEY(algorithm.tree.probability), between(0, 1), "uniform: chance of branching at a turn"},
+      {KEY(algorithm.tree.min_turns_between), between(0, 100000),
+       "Turns between branchings of one path"},
+  };
+}
+
+std::vector<Key> learner_keys() {
+  return {
+      {KEY(learner.loss), kLosses, "Policy loss"},
+      {KEY(learner.clip_ratio_low), between(0, 1), "Clip of the probability ratio, below 1"},
+      {KEY(learner.clip_ratio_high), between(0, 100), "Clip of the probability ratio, above 1"},
+      {KEY(learner.clip_ratio_c), between(0, 1e6), "Dual clip of ppo_clip: 0 (off) or more than 1"},
+      {KEY(learner.rollout_is_threshold), between(0, 1e6),
+       "Cap of the importance weights between sampler and learner, per token; 0: off"},
+      {KEY(learner.loss_agg_mode), kLossAggregations, "How token losses become one number"},
+      {KEY(learner.entropy_coeff), between(0, 100), "Weight of the entropy bonus"},
+      {KEY(learner.ppo_epochs), between(1, 1000), "Passes over a step's trees"},
+      {KEY(learner.ppo_mini_batch_size), between(0, 65536), "Trees an update; 0: the whole batch"},
+      {KEY(learner.ppo_max_token_len_per_gpu), between(16, 1e9), "Packed tokens a micro-batch"},
+      {KEY(learner.grad_clip), above_zero(1e9), "Greatest norm of the gradient"},
+      {KEY(learner.packing), kPackings,
+       "Compute each token of a tree once, or each path by itself"},
+      {KEY(learner.optim.lr), between(0, 100), "Learning rate after warm-up"},
+      {KEY(learner.optim.lr_warmup_steps), between(0, 1e9), "Updates of linear warm-up"},
+      {KEY(learner.optim.lr_scheduler), kSchedulers, "Learning rate after warm-up"},
+      {KEY(learner.optim.beta1), below(0, 1), "AdamW: decay of the first moment"},
+      {KEY(learner.optim.beta2), below(0, 1), "AdamW: decay of the second moment"},
+      {KEY(learner.optim.eps), above_zero(1), "AdamW: added to the denominator"},
+      {KEY(learner.optim.weight_decay), between(0, 100), "AdamW: decoupled weight decay"},
+  };
+}
+
+std::vector<Key> sft_keys() {
+  return {
+      {KEY(sft.episodes), between(0, 1e9), "Noisy oracle episodes to clone; 0: no warm start"},
+      {KEY(sft.noise), between(0, 1), "Share of the oracle's turns that are mistakes"},
+      {KEY(sft.steps), between(0, 1e9), "Updates"},
+      {KEY(sft.batch_size), between(1, 65536), "Episodes an update"},
+      {KEY(sft.depth_min), between(1, 64), "Least length of a task's chain"},
+      {KEY(sft.depth_max), between(1, 64), "Greatest length of a task's chain"},
+      {KEY(sft.optim.lr), between(0, 100), "Learning rate after warm-up"},
+      {KEY(sft.optim.lr_warmup_steps), between(0, 1e9), "Updates of linear warm-up"},
+      {KEY(sft.optim.lr_scheduler), kSchedulers, "Learning rate after warm-up"},
+      {KEY(sft.optim.beta1), below(0, 1), "AdamW: decay of the first moment"},
+      {KEY(sft.optim.beta2), below(0, 1), "AdamW: decay of the second moment"},
+      {KEY(sft.optim.eps), above_zero(1), "AdamW: added to the denominator"},
+      {KEY(sft.optim.weight_decay), between(0, 100), "AdamW: decoupled weight decay"},
+  };
+}
+
+std::vector<Key> eval_and_trainer_keys() {
+  return {
+      {KEY(eval.n), between(0, 1e6), "Held-out tasks; 0: no evaluation"},
+      {KEY(eval.depth_min), between(1, 64), "Least length of a task's chain"},
+      {KEY(eval.depth_max), between(1, 64), "Greatest length of a task's chain"},
+      {KEY(eval.greedy), {}, "Evaluate at temperature 0 besides"},
+      {KEY(trainer.total_steps), between(0, 1e9), "Steps, unless the budget ends first"},
+      {KEY(trainer.save_freq), between(0, 1e9), "Steps between checkpoints; 0: only the last step"},
+      {KEY(trainer.test_freq), between(0, 1e9),
+       "Steps between evaluations; 0: only before and after"},
+      {KEY(trainer.keep_last), between(1, 1e6), "Checkpoints kept"},
+      {KEY(trainer.logger), kLoggers, "Where metrics go: metrics.jsonl, TensorBoard event files"},
+      {KEY(budget.unit), kBudgetUnits, "What is counted"},
+      {KEY(budget.limit), between(0, 1e18), "Training stops when this much is spent; 0: no limit"},
+  };
+}
+
+std::vector<Key> env_keys() {
+  return {
+      {KEY(env.backend), kBackends, "What runs the commands"},
+      {KEY(env.network), {}, "Whether tasks reach the network"},
+      {KEY(env.memory_mb), between(8, 1048576), "Memory of an environment, MiB"},
+      {KEY(env.disk_mb), between(1, 1048576), "What an environment may write, MiB"},
+      {KEY(env.pids), between(4, 100000), "Processes of an environment"},
+      {KEY(env.cpus), above_zero(4096), "Cores of an environment"},
+      {KEY(env.snapshots), {}, "Write a durable snapshot at every branching"},
+      {KEY(env.inject_delay_ms), between(0, 60000),
+       "Random delay of command completion up to this; for tests of determinism"},
+  };
+}
+
+#undef KEY
+
+std::vector<Key> make_keys() {
+  std::vector<Key> all;
+  for (const auto& group : {top_keys(), model_keys(), data_keys(), rollout_keys(), algorithm_keys(),
+                            learner_keys(), sft_keys(), eval_and_trainer_keys(), env_keys()}) {
+    all.insert(all.end(), group.begin(), group.end());
+  }
+  return all;
+}
+
+}  // namespace
+
+const std::vector<Key>& keys() {
+  static const std::vector<Key> all = make_keys();
+  return all;
+}
+
+const std::vector<Section>& sections() {
+  static const std::vector<Section> all = {
+      {"", "the run"},
+      {"model", "the policy's shape and start"},
+      {"data", "the tasks to train on"},
+      {"rollout", "how episodes are run and sampled"},
+      {"algorithm", "how episodes are credited"},
+      {"algorithm.tree", "where episodes branch"},
+      {"learner", "how weights are updated"},
+      {"learner.optim", "AdamW"},
+      {"sft", "the warm start: cloning of oracle episodes"},
+      {"sft.optim", "AdamW of the warm start"},
+      {"eval", "held-out tasks"},
+      {"trainer", "the loop"},
+      {"budget", "when to stop; every unit is counted anyway"},
+      {"env", "the sandbox of an episode"},
+  };
+  return all;
+}
+
+const Key* find_key(const std::string& path) {
+  static const auto by_path = [] {
+    std::unordered_map<std::string, const Key*> map;
+    for (const Key& key : keys()) map[key.path] = &key;
+    return map;
+  }();
+  const auto found = by_path.find(path);
+  return found == by_path.end() ? nullptr : found->second;
+}
+
+bool is_section(const std::string& path) {
+  return std::any_of(sections().begin(), sections().end(),
+                     [&](const Section& section) { return section.path == path; });
+}
+
+std::string parent_of(const std::string& path) {
+  const size_t dot = path.rfind('.');
+  return dot == std::string::npos ? "" : path.substr(0, dot);
+}
+
+std::string last_of(const std::string& path) { return path.substr(path.rfind('.') + 1); }
+
+}  // namespace espalier::common::config
