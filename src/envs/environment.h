@@ -107,6 +107,10 @@ class Environment {
   /// be had back it is killed too (shell_exited). Errors: SandboxError when the sandbox broke.
   virtual void run(std::string command, Deadline deadline, Completion<Observation> done) = 0;
 
+  /// Brings the deadline of the command that run() is executing forward to now: it ends as timed out. No
+  /// effect when there is none, and in backends that cannot. Any thread may call it.
+  virtual void interrupt() {}
+
   /// A second live environment in the same state; both go on independently. Errors: NotForkable, with the
   /// reason, when something could not be carried over — the environment itself is then unharmed.
   virtual void fork(Completion<Fork> done) = 0;

@@ -16,6 +16,7 @@ struct Family {
   std::string_view name;
   Tier tier;
   void (*draw)(Draft&);
+  std::string_view summary;  // what is asked for, in a few words
 };
 
 /// Every family, in the order in which tables show them.

@@ -124,6 +124,10 @@ std::vector<std::string> families(Tier tier) {
 
 Tier tier_of(const std::string& family) { return family_or_throw(family).tier; }
 
+std::string summary_of(const std::string& family) {
+  return std::string(family_or_throw(family).summary);
+}
+
 const char* to_string(Tier tier) {
   switch (tier) {
     case Tier::base:

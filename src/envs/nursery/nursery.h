@@ -58,6 +58,8 @@ struct Blueprint {
 std::vector<std::string> families(Tier tier);
 /// Errors: TaskError naming the families there are.
 Tier tier_of(const std::string& family);
+/// What the family asks for, in a few words. Errors: as tier_of().
+std::string summary_of(const std::string& family);
 /// Errors: TaskError for an unknown family or a depth out of range.
 Blueprint make_blueprint(const TaskId& id);
 

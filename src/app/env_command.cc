@@ -1,0 +1,243 @@
+// espalier env: tasks in their sandboxes, without a policy.
+#include <fmt/core.h>
+
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "app/commands.h"
+#include "app/env_check.h"
+#include "app/env_shell.h"
+#include "common/error.h"
+#include "common/files.h"
+#include "common/stop.h"
+#include "envs/agents.h"
+#include "envs/nursery/nursery.h"
+#include "envs/sandbox/backend.h"
+
+namespace espalier::app {
+namespace {
+
+namespace nursery = envs::nursery;
+
+constexpr const char* kTaskHelp =
+    "nursery:FAMILY/SEED, nursery:FAMILY/SEED/dDEPTH or a task directory";
+
+/// What every env command works with; gone with the command.
+struct Workbench {
+  common::TempDir scratch{"espalier-env"};
+  std::unique_ptr<envs::TaskSource> sources = envs::make_task_sources(scratch.path() / "tasks");
+  std::unique_ptr<envs::Backend> backend = make_backend(scratch.path() / "snapshots");
+
+  envs::EnvironmentPtr start(const envs::Task& task) {
+    return common::await<envs::EnvironmentPtr>(
+        [&](auto done) { backend->create(task.environment, std::move(done)); });
+  }
+
+ private:
+  static std::unique_ptr<envs::Backend> make_backend(const std::filesystem::path& snapshots) {
+    envs::SandboxOptions options;
+    options.snapshot_dir = snapshots;
+    return envs::make_sandbox_backend(options);
+  }
+};
+
+std::vector<std::string> all_families() {
+  std::vector<std::string> all;
+  for (nursery::Tier tier : {nursery::Tier::base, nursery::Tier::hard, nursery::Tier::luck})
+    for (std::string& family : nursery::families(tier)) all.push_back(std::move(family));
+  return all;
+}
+
+// ---- run ----
+
+struct RunArguments {
+  std::string task, agent = "oracle";
+  bool as_json = false;
+};
+
+nlohmann::json run_as_json(const RunArguments& arguments, const envs::Task& task,
+                           const envs::AgentRun& run) {
+  nlohmann::json result = {
+      {"task", task.name},
+      {"agent", arguments.agent},
+      {"reward", nullptr},
+      {"verifier", {{"output", run.verdict.output}, {"duration_us", run.verdict.duration_us}}}};
+  if (run.verdict.reward) result["reward"] = *run.verdict.reward;
+  if (!run.verdict.failure.empty()) result["failure"] = run.verdict.failure;
+  if (run.solution) {
+    result["solution"] = {{"exit_code", run.solution->exit_code},
+                          {"output", run.solution->output},
+                          {"timed_out", run.solution->timed_out},
+                          {"duration_us", run.solution->duration_us}};
+  }
+  return result;
+}
+
+void print_run(const RunArguments& arguments, const envs::Task& task, const envs::AgentRun& run) {
+  constexpr double kMicrosecondsPerMillisecond = 1000.0;
+  fmt::print("task     {}: {}\n", task.name, task.instruction);
+  fmt::print("agent    {}", arguments.agent);
+  if (run.solution) {
+    fmt::print(", exit code {}{}, {:.0f} ms\n{}", run.solution->exit_code,
+               run.solution->timed_out ? " (timed out)" : "",
+               static_cast<double>(run.solution->duration_us) / kMicrosecondsPerMillisecond,
+               run.solution->output);
+  } else {
+    fmt::print("\n");
+  }
+  if (run.verdict.reward) {
+    fmt::print("reward   {:g} ({:.0f} ms)\n", *run.verdict.reward,
+               static_cast<double>(run.verdict.duration_us) / kMicrosecondsPerMillisecond);
+  } else {
+    fmt::print("verifier failed: {}\n{}", run.verdict.failure, run.verdict.output);
+  }
+}
+
+int run(const RunArguments& arguments) {
+  envs::AgentKind agent = envs::parse_agent_kind(arguments.agent);
+  Workbench bench;
+  envs::TaskPtr task = bench.sources->load(arguments.task);
+  envs::AgentRun result = envs::run_agent(*bench.start(*task), *task, agent);
+  if (arguments.as_json) {
+    fmt::print("{}\n", run_as_json(arguments, *task, result).dump(2));
+  } else {
+    print_run(arguments, *task, result);
+  }
+  return result.verdict.reward ? common::kExitOk : common::kExitFailure;
+}
+
+void add_run(CLI::App& env, int& exit_code) {
+  auto arguments = std::make_shared<RunArguments>();
+  CLI::App* command = env.add_subcommand(
+      "run",
+      "Run a task's own solution (oracle) or nothing (nop) in its sandbox, then its verifier");
+  command->add_option("task", arguments->task, kTaskHelp)->required();
+  command->add_option("--agent", arguments->agent, "who acts")
+      ->check(CLI::IsMember({"oracle", "nop"}))
+      ->capture_default_str();
+  command->add_flag("--json", arguments->as_json, "machine-readable");
+  command->footer("Example: espalier env run nursery:maze/17/d2 --agent oracle");
+  command->callback([arguments, &exit_code] { exit_code = run(*arguments); });
+}
+
+// ---- shell ----
+
+int shell(const std::string& name) {
+  Workbench bench;
+  envs::TaskPtr task = bench.sources->load(name);
+  envs::EnvironmentPtr environment = bench.start(*task);
+  return run_env_shell(*environment, *task);
+}
+
+void add_shell(CLI::App& env, int& exit_code) {
+  auto task = std::make_shared<std::string>();
+  CLI::App* command =
+      env.add_subcommand("shell", "Sit in the agent's place: type commands into a task's sandbox");
+  command->add_option("task", *task, kTaskHelp)->required();
+  command->footer(
+      "The prompt shows the last command's exit code unless it is 0. Ctrl-C ends the running "
+      "command;\n"
+      "`exit` or the end of input ends the session, and the verifier says what it was worth.");
+  command->callback([task, &exit_code] { exit_code = shell(*task); });
+}
+
+// ---- check ----
+
+struct CheckArguments {
+  std::vector<std::string> tasks, families;
+  bool all = false, as_json = false;
+  int seeds = 4;
+};
+
+int check(const CheckArguments& arguments) {
+  common::install_stop_handlers();
+  std::vector<std::string> names = arguments.tasks;
+  std::vector<std::string> families = arguments.families;
+  if (arguments.all || (names.empty() && families.empty())) families = all_families();
+  for (std::string& name : nursery_tasks(families, arguments.seeds))
+    names.push_back(std::move(name));
+  Workbench bench;
+  std::vector<TaskCheck> checks = check_tasks(*bench.backend, *bench.sources, names);
+  print_checks(checks, arguments.as_json);
+  for (const TaskCheck& result : checks)
+    if (!result.sound()) return common::kExitCheckFailed;
+  return checks.size() < names.size() ? common::kExitInterrupted : common::kExitOk;
+}
+
+void add_check(CLI::App& env, int& exit_code) {
+  auto arguments = std::make_shared<CheckArguments>();
+  CLI::App* command = env.add_subcommand(
+      "check", "Are tasks sound? Their solution must earn reward 1, and doing nothing reward 0");
+  command->add_option("tasks", arguments->tasks, kTaskHelp);
+  command->add_option("--family", arguments->families, "nursery families to check");
+  command->add_flag("--all", arguments->all,
+                    "every nursery family (the default when nothing is named)");
+  command->add_option("-n,--seeds", arguments->seeds, "tasks a family, depths in turn")
+      ->check(CLI::Range(1, 1000000))
+      ->capture_default_str();
+  command->add_flag("--json", arguments->as_json, "machine-readable");
+  command->footer("Exit code 4 when a task is unsound.");
+  command->callback([arguments, &exit_code] { exit_code = check(*arguments); });
+}
+
+// ---- transcripts ----
+
+struct TranscriptArguments {
+  std::vector<std::string> tasks;
+  uint64_t seed = 1;
+  bool markdown = false;
+};
+
+void print_transcript(Workbench& bench, const nursery::TaskId& id, bool markdown) {
+  nursery::Blueprint blueprint = nursery::make_blueprint(id);
+  envs::TaskPtr task = bench.sources->load(id.name());
+  envs::EnvironmentPtr environment = bench.start(*task);
+  if (markdown) {
+    fmt::print("\n### {}\n{}. `{}`\n```\n", id.family, nursery::summary_of(id.family), id.name());
+  } else {
+    fmt::print("# {} ({})\n", id.name(), nursery::summary_of(id.family));
+  }
+  fmt::print("{}\n", task->instruction);
+  for (const envs::Turn& turn :
+       envs::run_commands(*environment, blueprint.oracle, task->command_timeout_s)) {
+    fmt::print("$ {}\n{}", turn.command, turn.observation.output);
+  }
+  fmt::print("{}", markdown ? "```\n" : "\n");
+}
+
+int transcripts(const TranscriptArguments& arguments) {
+  constexpr int kShownDepth = 2;
+  std::vector<nursery::TaskId> ids;
+  for (const std::string& name : arguments.tasks) ids.push_back(nursery::parse_task_id(name));
+  if (ids.empty())
+    for (const std::string& family : all_families())
+      ids.push_back({family, arguments.seed, kShownDepth});
+  Workbench bench;
+  for (const nursery::TaskId& id : ids) print_transcript(bench, id, arguments.markdown);
+  return common::kExitOk;
+}
+
+void add_transcripts(CLI::App& env, int& exit_code) {
+  auto arguments = std::make_shared<TranscriptArguments>();
+  CLI::App* command = env.add_subcommand(
+      "transcripts", "Print sessions in which the oracle solves nursery tasks, one a family");
+  command->add_option("tasks", arguments->tasks, "nursery tasks (default: one of each family)");
+  command->add_option("--seed", arguments->seed, "seed of the default tasks")
+      ->capture_default_str();
+  command->add_flag("--markdown", arguments->markdown, "as docs/nursery.md shows them");
+  command->callback([arguments, &exit_code] { exit_code = transcripts(*arguments); });
+}
+
+}  // namespace
+
+void add_env_command(CLI::App& app, int& exit_code) {
+  CLI::App* env =
+      app.add_subcommand("env", "Run, try and check tasks in their sandboxes, without a policy");
+  env->require_subcommand(1);
+  add_run(*env, exit_code);
+  add_shell(*env, exit_code);
+  add_check(*env, exit_code);
+  add_transcripts(*env, exit_code);
+}
+
+}  // namespace espalier::app

@@ -1,0 +1,101 @@
+#include "app/env_shell.h"
+
+#include <fmt/core.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cerrno>
+#include <cstdio>
+#include <cstdlib>
+#include <future>
+#include <optional>
+#include <string>
+
+#include "common/error.h"
+#include "envs/agents.h"
+
+namespace espalier::app {
+namespace {
+
+// A signal handler can reach nothing else.
+std::atomic<bool> interrupted{false};
+
+void take_over_ctrl_c() {
+  struct sigaction action {};
+  action.sa_handler = [](int) { interrupted = true; };
+  sigemptyset(&action.sa_mask);
+  sigaction(SIGINT, &action, nullptr);  // without SA_RESTART: a pending read returns
+}
+
+/// The next line, without its end; nullopt at the end of input. Ctrl-C gives an empty line.
+std::optional<std::string> read_line(const std::string& prompt) {
+  fmt::print("{}", prompt);
+  std::fflush(stdout);
+  char* text = nullptr;
+  size_t capacity = 0;
+  errno = 0;
+  ssize_t size = ::getline(&text, &capacity, stdin);
+  std::optional<std::string> line;
+  if (size >= 0) {
+    line = std::string(text, static_cast<size_t>(size));
+    if (line->ends_with('\n')) line->pop_back();
+  } else if (errno == EINTR) {
+    std::clearerr(stdin);
+    interrupted = false;
+    fmt::print("\n");
+    line = "";
+  }
+  std::free(text);
+  return line;
+}
+
+envs::Observation run_line(envs::Environment& environment, const std::string& line,
+                           double timeout_s) {
+  constexpr std::chrono::milliseconds kLook{20};
+  std::promise<common::Result<envs::Observation>> promise;
+  auto result = promise.get_future();
+  environment.run(line, envs::deadline_after(timeout_s),
+                  [&](common::Result<envs::Observation> r) { promise.set_value(std::move(r)); });
+  while (result.wait_for(kLook) != std::future_status::ready)
+    if (interrupted.exchange(false)) environment.interrupt();
+  interrupted = false;
+  return result.get().get();
+}
+
+void print_output(const envs::Observation& observation, double timeout_s) {
+  fmt::print("{}", observation.output);
+  if (!observation.output.empty() && !observation.output.ends_with('\n')) fmt::print("\n");
+  if (observation.timed_out) fmt::print("[killed; the limit is {:g} s a command]\n", timeout_s);
+}
+
+}  // namespace
+
+int run_env_shell(envs::Environment& environment, const envs::Task& task) {
+  take_over_ctrl_c();
+  const bool terminal = isatty(STDIN_FILENO);
+  fmt::print("{}\n", task.instruction);
+  if (terminal) {
+    fmt::print("[{}: {} commands are an episode; `exit` ends it and asks the verifier]\n",
+               task.name, task.max_turns);
+  }
+  envs::Observation last;
+  for (int turns = 0; !last.shell_exited; ++turns) {
+    std::string code = last.exit_code == 0 ? "" : fmt::format("[{}] ", last.exit_code);
+    std::optional<std::string> line = read_line(code + "$ ");
+    if (!line) break;
+    if (!terminal) fmt::print("{}\n", *line);
+    if (line->empty()) continue;
+    last = run_line(environment, *line, task.command_timeout_s);
+    print_output(last, task.command_timeout_s);
+  }
+  envs::Verdict verdict = envs::run_agent(environment, task, envs::AgentKind::nop).verdict;
+  if (!verdict.reward) {
+    fmt::print("\nverifier failed: {}\n{}", verdict.failure, verdict.output);
+    return common::kExitFailure;
+  }
+  fmt::print("{}reward {:g}\n", last.shell_exited ? "" : "\n", *verdict.reward);
+  return common::kExitOk;
+}
+
+}  // namespace espalier::app

@@ -1,0 +1,15 @@
+// espalier env shell: a person in the agent's place.
+#pragma once
+
+#include "envs/environment.h"
+#include "envs/task.h"
+
+namespace espalier::app {
+
+/// Reads command lines from stdin and runs each in the task's environment, printing its output; the
+/// prompt shows the last exit code. Ctrl-C ends the command that runs. `exit`, end of input or the
+/// loss of the shell ends the session, and the verifier's reward is printed. Returns the process's
+/// exit code. Takes over SIGINT. Errors: SandboxError.
+int run_env_shell(envs::Environment& environment, const envs::Task& task);
+
+}  // namespace espalier::app
