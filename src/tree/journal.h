@@ -26,7 +26,8 @@ enum class EventType : uint16_t {
   fork = 5,          // rule, K, the numbers it decided on
   snapshot = 6,
   verdict = 7,
-  failure = 8,  // an infrastructure failure and what was done about it (retry, given up)
+  failure = 8,  // an infrastructure failure. payload.outcome none: the node is given up and its
+                // action done again (text says how); else: the leaf's typed end, as in a verdict
   tree_sealed = 9,
   tree_trained = 10,  // used in which step
   checkpoint = 11,
@@ -48,8 +49,13 @@ struct Event {
   int64_t time_us = 0;  // wall clock since the epoch; not part of any identity
 };
 
-/// Thread contract: append() from any thread; records of one thread keep their order. Errors:
-/// StoreError.
+/// Thread contract: append() from any thread; records of one thread keep their order. One writer a
+/// journal: a second process is refused. Errors: StoreError; once writing has failed, every later
+/// call throws the same.
+///
+/// Durability: append() returns when the record is buffered (none, batch) or on disk (sync). A
+/// thread writes what has gathered at once, and syncs it to disk never (none), every 100 ms
+/// (batch), always (sync). The destructor writes what is left; flush() first to learn of failures.
 class JournalWriter {
  public:
   /// Opens for appending, cutting a torn tail first (cut_bytes() says how much).

@@ -1,0 +1,318 @@
+#include "tree/store.h"
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <limits>
+#include <new>
+#include <type_traits>
+
+#include "common/error.h"
+#include "common/files.h"
+#include "tree/store_hdf5.h"
+
+namespace espalier::tree {
+namespace {
+
+constexpr const char* kFormat = "espalier-trees";
+constexpr uint32_t kVersion = 1;
+
+/// The columns of the two tables: what is written, read and documented. `columns` is a writer or a
+/// reader.
+template <class Columns>
+void tree_columns(Columns& columns) {
+  columns.column("index", &Tree::index);
+  columns.column("step", &Tree::step);
+  columns.column("run_seed", &Tree::run_seed);
+  columns.column("id", &Tree::id);
+  columns.column("task", &Tree::task);
+  columns.column("family", &Tree::family);
+  columns.column("prompt", &Tree::prompt);
+  columns.column("prompt_tokens", &Tree::prompt_tokens);
+}
+
+template <class Columns>
+void node_columns(Columns& columns) {
+  columns.column("id", &Node::id);
+  columns.column("parent", &Node::parent);
+  columns.column("branch", &Node::branch);
+  columns.column("turn", &Node::turn);
+  columns.column("path", &Node::path);
+  columns.column("prompt_delta", &Node::prompt_delta);
+  columns.column("action", &Node::action);
+  columns.column("log_probs", &Node::log_probs);
+  columns.column("entropies", &Node::entropies);
+  columns.column("loss_mask", &Node::loss_mask);
+  columns.column("first_entropy", &Node::first_entropy);
+  columns.column("policy_version", &Node::policy_version);
+  columns.column("sampling_key", &Node::sampling_key);
+  columns.column("command", &Node::command);
+  columns.column("observation", &Node::observation);
+  columns.column("exit_code", &Node::exit_code);
+  columns.column("timed_out", &Node::timed_out);
+  columns.column("fork_origin", &Node::fork_origin);
+  columns.column("fork_rule", &Node::fork_rule);
+  columns.column("snapshot", &Node::snapshot);
+  columns.column("outcome", &Node::outcome);
+  columns.column("reward", &Node::reward);
+  columns.column("failure", &Node::failure);
+  columns.column("value", &Node::value);
+  columns.column("advantage", &Node::advantage);
+  columns.column("weight", &Node::weight);
+  columns.column("s_plus", &Node::s_plus);
+  columns.column("s_minus", &Node::s_minus);
+}
+
+/// How a field is stored: enums and flags as bytes, an absent reward as NaN.
+template <class T>
+auto stored(const T& value) {
+  if constexpr (std::is_same_v<T, bool> || std::is_enum_v<T>)
+    return static_cast<uint8_t>(value);
+  else if constexpr (std::is_same_v<T, std::optional<double>>)
+    return value.value_or(std::numeric_limits<double>::quiet_NaN());
+  else
+    return value;
+}
+
+template <class T>
+constexpr uint8_t last_value() {
+  if constexpr (std::is_same_v<T, Outcome>) return static_cast<uint8_t>(Outcome::cancelled);
+  if constexpr (std::is_same_v<T, ForkOrigin>) return static_cast<uint8_t>(ForkOrigin::value);
+  return 1;
+}
+
+template <class Row>
+class ColumnWriter {
+ public:
+  ColumnWriter(hdf5::Image& image, const std::string& group, std::vector<const Row*> rows)
+      : image_(image), group_(image.group(group)), rows_(std::move(rows)) {}
+
+  template <class T>
+  void column(const char* name, T Row::*field) {
+    std::vector<decltype(stored(std::declval<T>()))> values;
+    values.reserve(rows_.size());
+    for (const Row* row : rows_) values.push_back(stored(row->*field));
+    image_.write(group_, name, values);
+  }
+  void column(const char* name, NodeId Row::*field) {
+    std::vector<uint8_t> bytes;
+    for (const Row* row : rows_)
+      bytes.insert(bytes.end(), (row->*field).bytes.begin(), (row->*field).bytes.end());
+    image_.write(group_, name, bytes, NodeId{}.bytes.size());
+  }
+  void column(const char* name, std::string Row::*field) { ragged<uint8_t>(name, field); }
+  template <class T>
+  void column(const char* name, std::vector<T> Row::*field) {
+    ragged<T>(name, field);
+  }
+  void offsets(const char* name, const std::vector<uint64_t>& values) {
+    image_.write(group_, name, values);
+  }
+
+ private:
+  /// All rows' elements end to end; row i's are [NAME_offset[i], NAME_offset[i + 1]).
+  template <class T, class Field>
+  void ragged(const std::string& name, Field Row::*field) {
+    std::vector<T> values;
+    std::vector<uint64_t> offsets{0};
+    for (const Row* row : rows_) {
+      values.insert(values.end(), (row->*field).begin(), (row->*field).end());
+      offsets.push_back(values.size());
+    }
+    image_.write(group_, name, values);
+    image_.write(group_, name + "_offset", offsets);
+  }
+
+  hdf5::Image& image_;
+  hdf5::Handle group_;
+  std::vector<const Row*> rows_;
+};
+
+template <class Row>
+class ColumnReader {
+ public:
+  ColumnReader(const hdf5::Input& input, const std::string& group)
+      : input_(input), group_name_(group), group_(input.group(group)) {
+    rows.resize(input_.read<uint8_t>(group_, "id", kIdBytes).size() / kIdBytes);
+  }
+
+  template <class T>
+  void column(const char* name, T Row::*field) {
+    using Stored = decltype(stored(std::declval<T>()));
+    const auto values = fixed<Stored>(name);
+    for (size_t i = 0; i < rows.size(); ++i) {
+      if constexpr (std::is_same_v<T, std::optional<double>>) {
+        if (!std::isnan(values[i])) rows[i].*field = values[i];
+      } else {
+        if constexpr (!std::is_same_v<T, Stored>) {
+          if (values[i] > last_value<T>())
+            fail(name, "row " + std::to_string(i) + " holds " + std::to_string(values[i]) +
+                           "; allowed: 0 to " + std::to_string(last_value<T>()));
+        }
+        rows[i].*field = static_cast<T>(values[i]);
+      }
+    }
+  }
+  void column(const char* name, NodeId Row::*field) {
+    const auto bytes = input_.read<uint8_t>(group_, name, kIdBytes);
+    expect_rows(name, bytes.size() / kIdBytes, rows.size());
+    for (size_t i = 0; i < rows.size(); ++i)
+      std::memcpy((rows[i].*field).bytes.data(), bytes.data() + i * kIdBytes, kIdBytes);
+  }
+  void column(const char* name, std::string Row::*field) { ragged<uint8_t>(name, field); }
+  template <class T>
+  void column(const char* name, std::vector<T> Row::*field) {
+    ragged<T>(name, field);
+  }
+  /// `count` + 1 ascending positions from 0 to `total`.
+  std::vector<uint64_t> offsets(const std::string& name, size_t count, size_t total) {
+    auto values = input_.read<uint64_t>(group_, name);
+    expect_rows(name, values.size(), count + 1);
+    if (values.front() != 0 || values.back() != total ||
+        !std::is_sorted(values.begin(), values.end()))
+      fail(name, "not ascending offsets from 0 to " + std::to_string(total));
+    return values;
+  }
+
+  std::vector<Row> rows;
+
+ private:
+  static constexpr size_t kIdBytes = sizeof(NodeId::bytes);
+
+  template <class T>
+  std::vector<T> fixed(const std::string& name) {
+    auto values = input_.read<T>(group_, name);
+    expect_rows(name, values.size(), rows.size());
+    return values;
+  }
+  template <class T, class Field>
+  void ragged(const std::string& name, Field Row::*field) {
+    const auto values = input_.read<T>(group_, name);
+    const auto ends = offsets(name + "_offset", rows.size(), values.size());
+    for (size_t i = 0; i < rows.size(); ++i)
+      (rows[i].*field)
+          .assign(values.begin() + static_cast<ptrdiff_t>(ends[i]),
+                  values.begin() + static_cast<ptrdiff_t>(ends[i + 1]));
+  }
+  void expect_rows(const std::string& name, size_t seen, size_t allowed) {
+    if (seen != allowed)
+      fail(name, std::to_string(seen) + " rows; allowed: " + std::to_string(allowed));
+  }
+  [[noreturn]] void fail(const std::string& name, const std::string& why) {
+    input_.fail(group_name_ + "/" + name, why);
+  }
+
+  const hdf5::Input& input_;
+  std::string group_name_;
+  hdf5::Handle group_;
+};
+
+void check_parents(const hdf5::Input& input, const Tree& tree) {
+  for (size_t i = 0; i < tree.nodes.size(); ++i) {
+    const int parent = tree.nodes[i].parent;
+    if (parent < -1 || parent >= static_cast<int>(i))
+      input.fail("nodes/parent", "tree " + std::to_string(tree.index) + ", node " +
+                                     std::to_string(i) + ": parent " + std::to_string(parent) +
+                                     "; allowed: -1 or a node before it");
+  }
+}
+
+std::string image_of(const std::filesystem::path& file, const std::vector<Tree>& trees) {
+  std::vector<const Tree*> tree_rows;
+  std::vector<const Node*> node_rows;
+  std::vector<uint64_t> first_node{0};
+  for (const Tree& tree : trees) {
+    tree_rows.push_back(&tree);
+    for (const Node& node : tree.nodes) node_rows.push_back(&node);
+    first_node.push_back(node_rows.size());
+  }
+  const hdf5::Session session;
+  hdf5::Image image(file.string());
+  image.attribute("format", std::string(kFormat));
+  image.attribute("version", kVersion);
+  {
+    ColumnWriter<Tree> columns(image, "trees", std::move(tree_rows));
+    tree_columns(columns);
+    columns.offsets("node_offset", first_node);
+  }
+  {
+    ColumnWriter<Node> columns(image, "nodes", std::move(node_rows));
+    node_columns(columns);
+  }
+  return image.bytes();
+}
+
+std::vector<Tree> trees_of(const std::filesystem::path& file) {
+  const hdf5::Session session;
+  const hdf5::Input input(file);
+  if (input.attribute_text("format") != kFormat)
+    input.fail("attribute format",
+               "'" + input.attribute_text("format") + "'; allowed: '" + std::string(kFormat) + "'");
+  if (const uint32_t version = input.attribute_number("version"); version != kVersion)
+    input.fail("attribute version",
+               std::to_string(version) + "; this program reads " + std::to_string(kVersion));
+  ColumnReader<Tree> trees(input, "trees");
+  tree_columns(trees);
+  ColumnReader<Node> nodes(input, "nodes");
+  node_columns(nodes);
+  const auto first = trees.offsets("node_offset", trees.rows.size(), nodes.rows.size());
+  for (size_t i = 0; i < trees.rows.size(); ++i) {
+    const auto begin = nodes.rows.begin();
+    trees.rows[i].nodes.assign(
+        std::make_move_iterator(begin + static_cast<ptrdiff_t>(first[i])),
+        std::make_move_iterator(begin + static_cast<ptrdiff_t>(first[i + 1])));
+    check_parents(input, trees.rows[i]);
+  }
+  return std::move(trees.rows);
+}
+
+}  // namespace
+
+void write_trees(const std::filesystem::path& file, const std::vector<Tree>& trees) {
+  const std::string image = image_of(file, trees);
+  std::error_code error;
+  if (file.has_parent_path()) std::filesystem::create_directories(file.parent_path(), error);
+  if (error)
+    throw common::StoreError("create directory " + file.parent_path().string() + ": " +
+                             error.message());
+  common::write_file_atomically(file, image);
+}
+
+std::vector<Tree> read_trees(const std::filesystem::path& file) {
+  try {
+    return trees_of(file);
+  } catch (const std::bad_alloc&) {
+    throw common::StoreError("HDF5 file " + file.string() + ": larger than memory, or damaged");
+  }
+}
+
+std::filesystem::path shard_path(const std::filesystem::path& run_directory, uint64_t step) {
+  char name[40];
+  std::snprintf(name, sizeof name, "step_%06llu.h5", static_cast<unsigned long long>(step));
+  return run_directory / "trees" / name;
+}
+
+std::vector<std::filesystem::path> list_shards(const std::filesystem::path& run_directory) {
+  std::vector<std::pair<uint64_t, std::filesystem::path>> found;
+  const auto directory = run_directory / "trees";
+  std::error_code error;
+  for (std::filesystem::directory_iterator it(directory, error), end; !error && it != end;
+       it.increment(error)) {
+    const std::string stem = it->path().stem().string();
+    uint64_t step = 0;
+    if (it->path().extension() != ".h5" || !stem.starts_with("step_")) continue;
+    auto [stop, bad] = std::from_chars(stem.data() + 5, stem.data() + stem.size(), step);
+    if (bad == std::errc() && stop == stem.data() + stem.size())
+      found.emplace_back(step, it->path());
+  }
+  if (error && error != std::errc::no_such_file_or_directory)
+    throw common::StoreError("list " + directory.string() + ": " + error.message());
+  std::sort(found.begin(), found.end());
+  std::vector<std::filesystem::path> shards;
+  for (auto& [step, path] : found) shards.push_back(std::move(path));
+  return shards;
+}
+
+}  // namespace espalier::tree
