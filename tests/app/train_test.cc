@@ -1,0 +1,183 @@
+// Whole runs in miniature: files a run leaves, determinism, Ctrl-C, kill -9 and --resume.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <csignal>
+#include <filesystem>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <sstream>
+#include <thread>
+
+#include "app/process.h"
+#include "common/error.h"
+#include "common/files.h"
+
+namespace espalier {
+namespace {
+
+namespace fs = std::filesystem;
+using namespace std::chrono_literals;
+using nlohmann::json;
+using test::Finished;
+using ::testing::HasSubstr;
+
+std::vector<std::string> train(const fs::path& run_dir, std::vector<std::string> more) {
+  std::vector<std::string> arguments = {
+      "train",
+      std::string(ESPALIER_SOURCE_DIR) + "/configs/quickstart.yaml",
+      "run_dir=" + run_dir.string(),
+      "name=mini",
+      "sft.episodes=16",
+      "sft.steps=4",
+      "sft.batch_size=8",
+      "eval.n=6",
+      "data.train_batch_size=2",
+      "rollout.n=3",
+      "trainer.total_steps=3",
+      "trainer.save_freq=1",
+      "trainer.test_freq=2",
+      "budget.limit=0"};
+  arguments.insert(arguments.end(), more.begin(), more.end());
+  return test::espalier(std::move(arguments));
+}
+
+std::vector<json> metrics(const fs::path& run) {
+  std::istringstream lines(common::read_file(run / "metrics.jsonl"));
+  std::vector<json> records;
+  for (std::string line; std::getline(lines, line);) records.push_back(json::parse(line));
+  return records;
+}
+
+/// Metrics but for timings: what must be equal between equal runs.
+std::vector<json> untimed(const fs::path& run) {
+  std::vector<json> records = metrics(run);
+  for (json& record : records) {
+    for (const char* key : {"timing_s/gen", "timing_s/update_actor", "perf/time_per_step",
+                            "perf/throughput", "tree/fork_ms", "budget/sandbox_seconds"}) {
+      record.erase(key);
+    }
+  }
+  return records;
+}
+
+std::string newest_weights(const fs::path& run) {
+  fs::path newest;
+  for (const auto& entry : fs::directory_iterator(run / "checkpoints"))
+    newest = std::max(newest, entry.path());
+  return common::read_file(newest / "model.safetensors");
+}
+
+void expect_equal_runs(const fs::path& a, const fs::path& b) {
+  for (const auto& entry : fs::directory_iterator(a / "trees")) {
+    const fs::path name = entry.path().filename();
+    EXPECT_TRUE(common::read_file(entry.path()) == common::read_file(b / "trees" / name))
+        << name << " differs";
+  }
+  EXPECT_EQ(untimed(a), untimed(b));
+  EXPECT_TRUE(newest_weights(a) == newest_weights(b)) << "weights differ";
+}
+
+TEST(Train, LeavesEveryFileOfARun) {
+  const common::TempDir scratch;
+  const Finished done = test::run(train(scratch.path(), {}));
+  ASSERT_EQ(done.exit_code, 0) << done.output;
+  const fs::path run = scratch.path() / "mini";
+  for (const char* name : {"config.yaml", "metrics.jsonl", "tb", "journal", "trees/step_000000.h5",
+                           "checkpoints", "summary.json", "report.html", "espalier.log"}) {
+    EXPECT_TRUE(fs::exists(run / name)) << name;
+  }
+  const json summary = json::parse(common::read_file(run / "summary.json"));
+  for (const char* when : {"before", "after"}) {
+    for (const char* figure : {"mean", "se", "n", "greedy_mean"})
+      EXPECT_TRUE(summary["eval"][when].contains(figure)) << when << figure;
+  }
+  for (const char* unit : {"generated_tokens", "prefill_tokens", "env_steps", "forks", "leaves"}) {
+    EXPECT_TRUE(summary["budget"].contains(unit)) << unit;
+  }
+  for (const char* phase : {"setup", "sft", "rollout", "train", "eval", "total"})
+    EXPECT_GT(summary["wall_s"][phase].get<double>(), 0) << phase;
+  EXPECT_EQ(metrics(run).size(), 4u);  // before training, and one a step
+  EXPECT_THAT(done.output, HasSubstr("success before"));
+  EXPECT_THAT(done.output, HasSubstr("report.html"));
+
+  const Finished log = test::run(test::espalier({"trace", "log", run.string(), "--tree", "0"}));
+  EXPECT_EQ(log.exit_code, 0) << log.output;
+  EXPECT_THAT(log.output, HasSubstr("nursery:"));
+  const std::string checkpoint = (run / "checkpoints/step_000003").string();
+  const Finished eval =
+      test::run(test::espalier({"eval", checkpoint, "-n", "4", "-k", "2", "--json"}));
+  EXPECT_EQ(eval.exit_code, 0) << eval.output;
+  EXPECT_THAT(eval.output, HasSubstr("pass_at_k"));
+
+  // A second run of the same name overwrites nothing.
+  const Finished again = test::run(train(scratch.path(), {"sft.steps=1", "trainer.total_steps=1"}));
+  EXPECT_EQ(again.exit_code, 0) << again.output;
+  EXPECT_TRUE(fs::exists(scratch.path() / "mini-2/summary.json"));
+}
+
+TEST(Train, SameSeedSameTreesMetricsAndWeightsWhateverTheTiming) {
+  const common::TempDir a, b, c;
+  const std::vector<std::string> seeded = {"deterministic=true", "seed=5"};
+  std::vector<std::string> delayed = seeded;
+  delayed.push_back("env.inject_delay_ms=20");
+  ASSERT_EQ(test::run(train(a.path(), seeded)).exit_code, 0);
+  ASSERT_EQ(test::run(train(b.path(), seeded)).exit_code, 0);
+  ASSERT_EQ(test::run(train(c.path(), delayed)).exit_code, 0);
+  expect_equal_runs(a.path() / "mini", b.path() / "mini");
+  expect_equal_runs(a.path() / "mini", c.path() / "mini");
+}
+
+TEST(Train, StopsAtItsBudget) {
+  const common::TempDir scratch;
+  const Finished done =
+      test::run(train(scratch.path(), {"budget.limit=150", "trainer.total_steps=50"}));
+  ASSERT_EQ(done.exit_code, 0) << done.output;
+  const json summary = json::parse(common::read_file(scratch.path() / "mini/summary.json"));
+  const double spent = summary["budget"]["generated_tokens"];
+  EXPECT_GE(spent, 150);
+  EXPECT_LT(spent, 150 + 16 * 40);  // less than one action a live episode
+}
+
+/// Starts a run, sends a signal once `marker` exists, waits for the end.
+Finished interrupt(const fs::path& run_dir, const std::vector<std::string>& more,
+                   const fs::path& marker, int signal) {
+  test::Process process(train(run_dir, more), run_dir / "output", ESPALIER_SOURCE_DIR);
+  for (int i = 0; i < 6000 && !fs::exists(marker) && process.running(); ++i)
+    std::this_thread::sleep_for(10ms);
+  process.signal(signal);
+  return process.wait(60);
+}
+
+TEST(Train, ResumesAfterAKillBitForBit) {
+  const common::TempDir whole, killed;
+  const std::vector<std::string> seeded = {"deterministic=true", "seed=6"};
+  ASSERT_EQ(test::run(train(whole.path(), seeded)).exit_code, 0);
+  const fs::path run = killed.path() / "mini";
+  interrupt(killed.path(), seeded, run / "checkpoints/step_000001", SIGKILL);
+  std::vector<std::string> resumed = seeded;
+  resumed.emplace_back("--resume");
+  const Finished done = test::run(train(killed.path(), resumed));
+  ASSERT_EQ(done.exit_code, 0) << done.output;
+  EXPECT_THAT(done.output, HasSubstr("Resuming"));
+  expect_equal_runs(whole.path() / "mini", run);
+}
+
+TEST(Train, CtrlCSavesAndSaysHowToGoOn) {
+  const common::TempDir scratch;
+  const fs::path run = scratch.path() / "mini";
+  const Finished stopped = interrupt(scratch.path(), {"trainer.total_steps=200"},
+                                     run / "checkpoints/step_000002", SIGINT);
+  EXPECT_EQ(stopped.exit_code, common::kExitInterrupted) << stopped.output;
+  EXPECT_THAT(stopped.output, HasSubstr("--resume"));
+  const size_t steps = metrics(run).size();
+  const Finished done = test::run(
+      train(scratch.path(), {"trainer.total_steps=" + std::to_string(steps + 1), "--resume"}));
+  EXPECT_EQ(done.exit_code, 0) << done.output;
+  std::vector<json> records = metrics(run);
+  for (size_t i = 0; i < records.size(); ++i)
+    EXPECT_EQ(records[i]["step"], i);  // none repeated, none missing
+}
+
+}  // namespace
+}  // namespace espalier
