@@ -290,6 +290,16 @@ TEST(NurseryTokens, WholeEpisodesFitASmallContext) {
   EXPECT_LT(total / episodes, 80u);
 }
 
+// As many as the farm shows by default: an answer further down would not be seen.
+TEST(NurseryTokens, EveryOutputTheOracleNeedsIsShownWhole) {
+  constexpr size_t kShownTokens = 48;
+  for (const Blueprint& task : samples(6)) {
+    if (tier_of(task.id.family) != Tier::hard && task.id.family != "most") continue;
+    for (const std::string& output : Workshop(task).run(task.oracle))
+      EXPECT_LE(tokens_of(output), kShownTokens) << task.id.name() << "\n" << output;
+  }
+}
+
 TEST(NurseryTokens, AreDistinctAndFew) {
   std::vector<std::string> pieces = token_pieces();
   EXPECT_EQ(std::set<std::string>(pieces.begin(), pieces.end()).size(), pieces.size());
