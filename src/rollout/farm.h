@@ -1,7 +1,8 @@
 // The rollout farm: many live episodes on a few threads, forked at chosen turns, sealed into trees.
 //
-// An episode is straight-line code on a TBB task that suspends while a command runs or tokens are generated
-// (rollout/suspend.h). One request gives exactly one tree; its leaves carry rewards or typed failures.
+// An episode is straight-line code on a TBB task that suspends while a command runs or tokens are
+// generated (rollout/suspend.h). One request gives exactly one tree; its leaves carry rewards or
+// typed failures.
 #pragma once
 
 #include <atomic>
@@ -27,10 +28,10 @@ using Script = std::function<std::string()>;
 
 struct TreeRequest {
   envs::TaskPtr task;
-  uint64_t index = 0;          // ordinal of the draw within the run: names the tree
+  uint64_t index = 0;  // ordinal of the draw within the run: names the tree
   uint64_t step = 0;
   std::string purpose = "train";  // "train" | "eval" | "sft": part of every random key
-  int roots = 8;               // G
+  int roots = 8;                  // G
   bool may_fork = true;
   policy::SamplingOptions sampling;
   std::function<Script(int root)> script;  // set: demonstrations instead of the policy
@@ -38,14 +39,16 @@ struct TreeRequest {
 
 struct FarmOptions {
   uint64_t run_seed = 1;
-  bool deterministic = false;  // lock-step rounds; decisions in an order that depends on the seed alone
-  int workers = 0;             // TBB threads; 0: one a core
-  size_t max_live = 256;       // environments at once; a deterministic wave holds at most this many roots
+  bool deterministic =
+      false;        // lock-step rounds; decisions in an order that depends on the seed alone
+  int workers = 0;  // TBB threads; 0: one a core
+  size_t max_live =
+      256;  // environments at once; a deterministic wave holds at most this many roots
   int infra_retries = 2;
-  int max_turns = 0;           // 0: the task's own
+  int max_turns = 0;  // 0: the task's own
   int max_observation_tokens = 48;
   double command_timeout_s = 10.0;
-  bool snapshots = false;      // durable snapshot at every fork
+  bool snapshots = false;  // durable snapshot at every fork
   bool network = false;
   envs::Limits limits;
 };
@@ -53,7 +56,7 @@ struct FarmOptions {
 /// Everything the farm works with; borrowed, must outlive it. journal, ledger and rule may be null.
 struct FarmParts {
   envs::Backend* backend = nullptr;
-  policy::Policy* policy = nullptr;      // null only for scripted requests
+  policy::Policy* policy = nullptr;  // null only for scripted requests
   policy::TokenizerPtr tokenizer;
   tree::ForkRule* rule = nullptr;
   tree::JournalWriter* journal = nullptr;
@@ -64,7 +67,7 @@ struct FarmParts {
 struct FarmProgress {
   std::atomic<uint64_t> episodes_started{0}, episodes_ended{0}, forks{0}, trees_sealed{0};
   std::atomic<uint64_t> generated_tokens{0}, env_steps{0}, live{0};
-  std::atomic<uint64_t> fork_us{0};      // time spent forking, summed
+  std::atomic<uint64_t> fork_us{0};  // time spent forking, summed
 };
 
 using TreeQueue = common::BoundedQueue<tree::Tree>;
@@ -73,13 +76,19 @@ using TreeQueue = common::BoundedQueue<tree::Tree>;
 class Farm {
  public:
   Farm(FarmParts parts, FarmOptions options);
-  ~Farm();   // cancels and joins
+  ~Farm();  // cancels and joins
 
-  /// Starts rolling out; returns at once. Each request's sealed tree is pushed to `out` in order of completion.
+  /// Starts rolling out; returns at once. Each request's sealed tree is pushed to `out` in order of
+  /// completion. A full queue holds up the farm, so somebody pops, or it has room for all; what a
+  /// closed one refuses is lost. `out` must outlive wait(). Errors: ConfigError for a request that
+  /// cannot be rolled out.
   void start(std::vector<TreeRequest> requests, TreeQueue& out);
-  /// Blocks until every started request is sealed.
+  /// Blocks until every started request is sealed. Errors: StoreError when the journal could not be
+  /// written (the farm is then cancelled).
   void wait();
-  /// Stops admitting; live episodes end after their current command with outcome `cancelled`.
+  /// Stops admitting, for good; live episodes end after their current command, or their verifier,
+  /// with outcome `cancelled`. Every request still gives its tree; those cut short are not sealed
+  /// in the journal, so that a resumed run rolls them out again.
   void cancel();
   const FarmProgress& progress() const;
 
@@ -88,8 +97,8 @@ class Farm {
   std::unique_ptr<Impl> impl_;
 };
 
-/// start() + collect + wait(): the trees in order of their index. on_sealed (may be empty) is called on the
-/// caller's thread for each as it comes.
+/// start() + collect + wait(): the trees in order of their index. on_sealed (may be empty) is
+/// called on the caller's thread for each as it comes.
 std::vector<tree::Tree> roll_out(Farm& farm, std::vector<TreeRequest> requests,
                                  const std::function<void(const tree::Tree&)>& on_sealed = {});
 

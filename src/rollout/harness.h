@@ -1,4 +1,5 @@
-// Harnesses: how a task, actions and observations become tokens, and how an action becomes a command.
+// Harnesses: how a task, actions and observations become tokens, and how an action becomes a
+// command.
 #pragma once
 
 #include <memory>
@@ -12,8 +13,14 @@
 namespace espalier::rollout {
 
 struct ParsedAction {
-  std::string command;     // what the shell is given
-  bool ends = false;       // the agent ends the episode (`exit`)
+  std::string command;  // what the shell is given
+  bool ends = false;    // the agent ends the episode (`exit`): nothing is run
+};
+
+/// What of an observation the policy gets to see.
+struct Shown {
+  std::vector<policy::Token> tokens;  // context tokens behind the action, the next prompt included
+  std::string text;                   // the answer alone, as those tokens spell it
 };
 
 /// Thread contract: immutable, any thread.
@@ -23,14 +30,18 @@ class Harness {
   virtual std::string name() const = 0;
   virtual std::vector<policy::Token> prompt(const envs::Task& task) const = 0;
   virtual std::vector<policy::Token> stop_tokens() const = 0;
+  /// An action without its stop token (cut by a limit) is a command like any other.
   virtual ParsedAction parse(const std::vector<policy::Token>& action) const = 0;
-  /// Context tokens that follow an action: what the environment answered and the next prompt.
-  virtual std::vector<policy::Token> observe(const envs::Observation& observation) const = 0;
+  virtual Shown observe(const envs::Observation& observation) const = 0;
   /// Tokens of a scripted command.
   virtual std::vector<policy::Token> encode_action(const std::string& command) const = 0;
 };
 
-/// One command line a turn: "<instruction>\n$ " | "<command>\n" → "<output>\n$ ". Observations are cut to max_observation_tokens.
-std::unique_ptr<Harness> make_bash_harness(policy::TokenizerPtr tokenizer, int max_observation_tokens);
+/// One command line a turn: "<instruction>\n$ " | "<command>\n" → "<output>\n$ ". The output loses
+/// one trailing newline and is cut to max_observation_tokens; where nothing is left, its newline is
+/// left out too. `exit` and `exit N` end the episode. Errors: PolicyError when the tokenizer has no
+/// token for a newline.
+std::unique_ptr<Harness> make_bash_harness(policy::TokenizerPtr tokenizer,
+                                           int max_observation_tokens);
 
 }  // namespace espalier::rollout

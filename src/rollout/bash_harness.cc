@@ -1,0 +1,93 @@
+#include <algorithm>
+#include <cctype>
+
+#include "common/error.h"
+#include "rollout/harness.h"
+
+namespace espalier::rollout {
+namespace {
+
+using policy::Token;
+
+std::string without_trailing_newlines(std::string text) {
+  while (!text.empty() && text.back() == '\n') text.pop_back();
+  return text;
+}
+
+bool is_exit(const std::string& command) {
+  constexpr std::string_view kExit = "exit";
+  std::string_view rest = command;
+  auto blank = [](char c) { return c == ' ' || c == '\t'; };
+  while (!rest.empty() && blank(rest.front())) rest.remove_prefix(1);
+  while (!rest.empty() && blank(rest.back())) rest.remove_suffix(1);
+  if (!rest.starts_with(kExit)) return false;
+  rest.remove_prefix(kExit.size());
+  if (rest.empty()) return true;
+  if (!blank(rest.front())) return false;
+  while (blank(rest.front())) rest.remove_prefix(1);
+  return std::all_of(rest.begin(), rest.end(),
+                     [](unsigned char c) { return std::isdigit(c) != 0; });
+}
+
+class BashHarness : public Harness {
+ public:
+  BashHarness(policy::TokenizerPtr tokenizer, int max_observation_tokens)
+      : tokenizer_(std::move(tokenizer)), max_observation_tokens_(max_observation_tokens) {
+    const std::vector<Token> newline = tokenizer_->encode("\n");
+    if (newline.size() != 1)
+      throw common::PolicyError("harness bash: the tokenizer encodes a newline as " +
+                                std::to_string(newline.size()) + " tokens, needed: 1");
+    newline_ = newline[0];
+    shell_prompt_ = tokenizer_->encode("$ ");
+  }
+
+  std::string name() const override { return "bash"; }
+
+  std::vector<Token> prompt(const envs::Task& task) const override {
+    return tokenizer_->encode(without_trailing_newlines(task.instruction) + "\n$ ");
+  }
+
+  std::vector<Token> stop_tokens() const override { return {newline_}; }
+
+  ParsedAction parse(const std::vector<Token>& action) const override {
+    ParsedAction parsed;
+    parsed.command = tokenizer_->decode(action);
+    if (!parsed.command.empty() && parsed.command.back() == '\n') parsed.command.pop_back();
+    parsed.ends = is_exit(parsed.command);
+    return parsed;
+  }
+
+  Shown observe(const envs::Observation& observation) const override {
+    std::string_view output = observation.output;
+    if (output.ends_with('\n')) output.remove_suffix(1);
+    Shown shown;
+    shown.tokens = tokenizer_->encode(output);
+    if (shown.tokens.size() > static_cast<size_t>(max_observation_tokens_))
+      shown.tokens.resize(max_observation_tokens_);
+    shown.text = tokenizer_->decode(shown.tokens);
+    if (!shown.tokens.empty()) shown.tokens.push_back(newline_);
+    shown.tokens.insert(shown.tokens.end(), shell_prompt_.begin(), shell_prompt_.end());
+    return shown;
+  }
+
+  std::vector<Token> encode_action(const std::string& command) const override {
+    std::vector<Token> tokens = tokenizer_->encode(command);
+    tokens.push_back(newline_);
+    return tokens;
+  }
+
+ private:
+  policy::TokenizerPtr tokenizer_;
+  int max_observation_tokens_;
+  Token newline_ = 0;
+  std::vector<Token> shell_prompt_;
+};
+
+}  // namespace
+
+std::unique_ptr<Harness> make_bash_harness(policy::TokenizerPtr tokenizer,
+                                           int max_observation_tokens) {
+  return std::make_unique<BashHarness>(std::move(tokenizer), max_observation_tokens);
+}
+
+}  // namespace espalier::rollout

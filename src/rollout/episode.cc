@@ -1,0 +1,413 @@
+#include "rollout/episode.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <limits>
+#include <nlohmann/json.hpp>
+
+#include "common/error.h"
+#include "rollout/suspend.h"
+
+namespace espalier::rollout {
+namespace {
+
+using common::Completion;
+using common::Result;
+using policy::Generation;
+using policy::Prefilled;
+
+constexpr int kPolicyAttempts = 2;
+constexpr const char* kStopping = "the run is being stopped";
+
+/// How an episode ended.
+struct Ending {
+  tree::Outcome outcome = tree::Outcome::none;
+  std::optional<double> reward;
+  std::string failure;
+};
+
+/// What was decided at a turn boundary, before anything of the next action is sampled.
+struct Boundary {
+  double first_entropy = 0;
+  int branches = 1;
+  int forks_in_tree = 0;  // before this one
+  bool stop = false;      // cancelled, or the budget is spent
+};
+
+tree::ForkOrigin origin_of(envs::ForkKind kind) {
+  switch (kind) {
+    case envs::ForkKind::live:
+      return tree::ForkOrigin::live;
+    case envs::ForkKind::proxy:
+      return tree::ForkOrigin::proxy;
+    case envs::ForkKind::criu:
+      return tree::ForkOrigin::criu;
+    case envs::ForkKind::value:
+      break;
+  }
+  return tree::ForkOrigin::value;
+}
+
+std::string hex(uint64_t value) {
+  char text[17];
+  std::snprintf(text, sizeof text, "%016llx", static_cast<unsigned long long>(value));
+  return text;
+}
+
+/// The leaf of an episode that sampled nothing since the prompt or its fork: a node without an
+/// action.
+NodeRef add_empty_node(const BranchPoint& at, const std::string& path) {
+  tree::Node node;
+  node.turn = at.turn;
+  node.branch = at.branch;
+  node.fork_origin = at.origin;
+  return at.tree->add_turn(at.parent, path, std::move(node));
+}
+
+class Episode {
+ public:
+  Episode(Shared& shared, BranchPoint start)
+      : shared_(shared),
+        tree_(*start.tree),
+        task_(*tree_.request().task),
+        at_(std::move(start)),
+        session_(shared, tree_, std::move(at_.environment), std::move(at_.history)) {}
+
+  Ending play() {
+    if (tree_.request().script) script_ = tree_.request().script(at_.root);
+    const int limit = shared_.options.max_turns;
+    const int max_turns = limit > 0 ? std::min(limit, task_.max_turns) : task_.max_turns;
+    session_.open(path());
+    while (at_.turn < max_turns) {
+      if (auto ending = boundary()) return *ending;
+      sample();
+      if (action_.ends) break;
+      if (auto ending = act()) return *ending;
+      if (shell_exited_) break;
+    }
+    at_.participant.reset();  // the others need not wait for the verifier
+    return verify();
+  }
+
+  void finish(Ending ending) {
+    const bool has_leaf = at_.parent.index >= 0 && !at_.forked;
+    if (!has_leaf) at_.parent = add_empty_node(at_, path());
+    tree_.ended(at_.parent, ending.outcome, ending.reward, std::move(ending.failure));
+    pending_.leaves += 1;
+    pending_.sandbox_seconds += session_.take_busy_seconds();
+    flush();
+    at_.participant.reset();
+  }
+
+ private:
+  /// Of the next node.
+  std::string path() const {
+    if (at_.parent.index < 0) return tree::root_path(at_.root);
+    return tree::child_path(at_.parent.path, at_.turn, at_.branch, at_.forked);
+  }
+
+  void flush() { shared_.spend(std::exchange(pending_, {})); }
+
+  /// An ending, or the next action may be sampled.
+  std::optional<Ending> boundary() {
+    const size_t needed = at_.context->length() + tree_.request().sampling.max_new_tokens;
+    const policy::Policy* policy = shared_.parts.policy;
+    if (policy && needed > policy->context_limit())
+      return Ending{tree::Outcome::context_overflow, std::nullopt,
+                    std::to_string(at_.context->length()) +
+                        " tokens and an action exceed the context of " +
+                        std::to_string(policy->context_limit())};
+    Boundary boundary;
+    if (script_) {
+      boundary.stop = shared_.budget_exhausted();
+    } else if (at_.first_entropy) {
+      boundary.first_entropy = *at_.first_entropy;
+    } else {
+      boundary = look_ahead();
+    }
+    if (shared_.cancelled) return Ending{tree::Outcome::cancelled, std::nullopt, kStopping};
+    if (boundary.stop) return Ending{tree::Outcome::cancelled, std::nullopt, "the budget is spent"};
+    at_.first_entropy = boundary.first_entropy;
+    if (boundary.branches > 1) fork(boundary);
+    return std::nullopt;
+  }
+
+  policy::GenerateRequest policy_request() const {
+    const std::string path = this->path();
+    policy::GenerateRequest request;
+    request.context = at_.context;
+    request.sampling = tree_.request().sampling;
+    if (request.sampling.stop_tokens.empty())
+      request.sampling.stop_tokens = shared_.harness->stop_tokens();
+    request.key = tree_.key(path);
+    request.order = tree_.order(path);
+    return request;
+  }
+
+  /// Suspends for an answer of the policy; `receive` makes it a T on the policy's thread.
+  template <class T, class Answer, class Start, class Receive>
+  T ask_policy(const std::string& operation, Start&& start, Receive&& receive) {
+    for (int attempt = 1;; ++attempt) {
+      std::string reason;  // outside the handler: what follows suspends
+      try {
+        return suspend_for<T>([&](Completion<T> done) {
+          start([&receive, done = std::move(done)](Result<Answer> answer) {
+            Result<T> received = [&]() -> Result<T> {
+              try {
+                return receive(std::move(answer).get());
+              } catch (...) {
+                return std::current_exception();
+              }
+            }();
+            done(std::move(received));
+          });
+        });
+      } catch (const common::Cancelled&) {
+        throw;
+      } catch (const std::exception& error) {
+        reason = error.what();
+      }
+      if (!session_.note_failure(path(), operation, reason, attempt < kPolicyAttempts))
+        throw GivenUp(operation + ": " + reason);
+    }
+  }
+
+  Boundary look_ahead() {
+    return ask_policy<Boundary, Prefilled>(
+        "prefill",
+        [&](Completion<Prefilled> done) {
+          shared_.parts.policy->prefill(policy_request(), std::move(done));
+        },
+        [this](Prefilled prefilled) { return decide(prefilled); });
+  }
+
+  /// On the policy's thread, in the batch's order: whether to stop and whether to fork depends on
+  /// the seed alone in the deterministic mode.
+  Boundary decide(const Prefilled& prefilled) {
+    pending_.prefill_tokens += prefilled.prefill_tokens;
+    pending_.cached_prefill_tokens += prefilled.cached_tokens;
+    flush();
+    Boundary boundary{.first_entropy = prefilled.first_entropy};
+    boundary.stop = shared_.cancelled || shared_.budget_exhausted();
+    tree::ForkRule* rule = shared_.parts.rule;
+    if (boundary.stop || !rule || !tree_.request().may_fork || at_.turn == 0) return boundary;
+    std::lock_guard lock(shared_.rule_mutex);
+    tree::ForkContext context;
+    context.turn = at_.turn;
+    context.forks_in_tree = boundary.forks_in_tree = tree_.forks;
+    context.forks_on_path = at_.forks_on_path;
+    context.turns_since_fork = at_.turn - at_.last_fork_turn;
+    context.first_entropy = prefilled.first_entropy;
+    context.key = tree_.key(path() + "/fork");
+    boundary.branches = std::max(1, rule->decide(context));
+    if (boundary.branches > 1) {
+      ++tree_.forks;
+      shared_.parts.policy->join(boundary.branches - 1);
+      for (int b = 1; b < boundary.branches; ++b) joined_.emplace_back(shared_.parts.policy);
+    }
+    return boundary;
+  }
+
+  /// K children that sample alike: this episode goes on as number 0.
+  void fork(const Boundary& boundary) {
+    std::vector<policy::Participant> joined = std::move(joined_);  // those not handed on leave
+    joined_.clear();
+    if (shared_.options.snapshots)
+      if (auto id = session_.snapshot(path()); !id.empty()) tree_.snapshot(at_.parent, id);
+    std::vector<BranchPoint> children;
+    std::string refusal;
+    while (refusal.empty() && children.size() < joined.size())
+      if (auto child = fork_once(static_cast<int>(children.size()) + 1, refusal))
+        children.push_back(std::move(*child));
+    record_fork(boundary, children.size(), refusal);
+    if (children.empty()) return;
+    at_.forked = true;
+    at_.branch = 0;
+    at_.origin = children.front().origin;
+    ++at_.forks_on_path;
+    at_.last_fork_turn = at_.turn;
+    tree_.open_episodes(static_cast<int>(children.size()));
+    for (size_t i = 0; i < children.size(); ++i) {
+      children[i].forks_on_path = at_.forks_on_path;
+      children[i].last_fork_turn = at_.turn;
+      children[i].participant.emplace(std::move(joined[i]));
+      shared_.continue_branch(std::move(children[i]));
+    }
+  }
+
+  /// nullopt with a refusal: this state cannot be forked. A child whose fork failed is made from
+  /// the history by its own episode: the failure costs that edge at most.
+  std::optional<BranchPoint> fork_once(int branch, std::string& refusal) {
+    std::optional<envs::Fork> made;
+    std::string failure;
+    try {
+      made = session_.fork();
+    } catch (const common::Cancelled&) {
+      throw;
+    } catch (const common::NotForkable& error) {
+      refusal = error.what();
+    } catch (const std::exception& error) {
+      failure = error.what();
+    }
+    if (!refusal.empty()) return std::nullopt;
+    if (!failure.empty()) session_.note_failure(path(), "fork", failure);
+    BranchPoint child;
+    child.tree = at_.tree;
+    child.root = at_.root;
+    child.parent = at_.parent;
+    child.turn = at_.turn;
+    child.branch = branch;
+    child.forked = true;
+    child.origin = made ? origin_of(made->kind) : tree::ForkOrigin::value;
+    child.context = at_.context;
+    child.delta = at_.delta;
+    child.first_entropy = at_.first_entropy;
+    child.history = session_.history();
+    child.used_seconds = at_.used_seconds;
+    if (made) {
+      child.environment = std::move(made->child);
+      shared_.progress.fork_us += made->duration_us;
+    }
+    return child;
+  }
+
+  void record_fork(const Boundary& boundary, size_t made, const std::string& refusal) {
+    pending_.forks += made;
+    shared_.progress.forks += made;
+    nlohmann::json detail{
+        {"rule", shared_.parts.rule->name()},      {"turn", at_.turn},
+        {"branches", boundary.branches},           {"made", made},
+        {"first_entropy", boundary.first_entropy}, {"forks_in_tree", boundary.forks_in_tree}};
+    if (!refusal.empty()) detail["not_forkable"] = refusal;
+    tree_.forked(at_.parent, made > 0,
+                 detail.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
+  }
+
+  void sample() {
+    Generation generation = script_ ? demonstrate() : generate();
+    tree::Node node;
+    node.turn = at_.turn;
+    node.branch = at_.branch;
+    node.fork_origin = at_.origin;
+    node.prompt_delta = std::move(at_.delta);
+    node.loss_mask.assign(generation.tokens.size(), 1);
+    node.action = std::move(generation.tokens);
+    node.log_probs = std::move(generation.log_probs);
+    node.entropies = std::move(generation.entropies);
+    node.first_entropy = static_cast<float>(*at_.first_entropy);
+    node.policy_version = generation.policy_version;
+    if (!script_) node.sampling_key = tree_.key(path()).value;
+    node.command = action_.command;
+    at_.parent = tree_.add_turn(at_.parent, path(), std::move(node));
+    at_.context = std::move(generation.context);
+    at_.first_entropy.reset();
+    at_.branch = 0;
+    at_.forked = false;
+    at_.origin = tree::ForkOrigin::none;
+    at_.delta.clear();
+    ++at_.turn;
+  }
+
+  Generation generate() {
+    return ask_policy<Generation, Generation>(
+        "generate",
+        [&](Completion<Generation> done) {
+          shared_.parts.policy->generate(policy_request(), std::move(done));
+        },
+        [this](Generation generation) {
+          receive(generation);
+          return generation;
+        });
+  }
+
+  /// On the policy's thread: what an action costs is known to the ledger in the batch's order.
+  void receive(const Generation& generation) {
+    if (generation.tokens.empty()) throw common::PolicyError("generate: an action of no tokens");
+    action_ = shared_.harness->parse(generation.tokens);
+    pending_.generated_tokens += generation.tokens.size();
+    pending_.prefill_tokens += generation.prefill_tokens;
+    // The other episodes took the prefix they share from their own prefill, where it was counted.
+    if (at_.forked && at_.branch > 0) pending_.cached_prefill_tokens += generation.cached_tokens;
+    if (!action_.ends) pending_.env_steps += 1;
+    flush();
+    shared_.progress.generated_tokens += generation.tokens.size();
+  }
+
+  Generation demonstrate() {
+    Generation generation;
+    generation.tokens = shared_.harness->encode_action(script_());
+    generation.log_probs.assign(generation.tokens.size(), 0.0F);
+    generation.entropies.assign(generation.tokens.size(), 0.0F);
+    generation.context = policy::Context::extend(at_.context, generation.tokens);
+    action_ = shared_.harness->parse(generation.tokens);
+    if (!action_.ends) pending_.env_steps += 1;
+    return generation;
+  }
+
+  std::optional<Ending> act() {
+    const double limit_s = task_.agent_timeout_s;
+    const envs::Observation observation =
+        session_.run(at_.parent.path, action_.command, limit_s - at_.used_seconds);
+    ++shared_.progress.env_steps;
+    at_.used_seconds += 1e-6 * static_cast<double>(observation.duration_us);
+    shell_exited_ = observation.shell_exited;
+    Shown shown = shared_.harness->observe(observation);
+    tree_.observed(at_.parent, observation, std::move(shown.text));
+    at_.context = policy::Context::extend(at_.context, shown.tokens);
+    at_.delta = std::move(shown.tokens);
+    if (at_.used_seconds < limit_s) return std::nullopt;
+    return Ending{tree::Outcome::agent_timeout, std::nullopt,
+                  "commands took " + std::to_string(at_.used_seconds) + " s, allowed are " +
+                      std::to_string(limit_s)};
+  }
+
+  Ending verify() {
+    envs::VerifierSpec spec = task_.verifier;
+    spec.variables["ESPALIER_EPISODE_KEY"] = hex(tree_.key("r" + std::to_string(at_.root)).value);
+    pending_.verifier_runs += 1;
+    envs::Verdict verdict = session_.verify(at_.parent.path, spec);
+    if (verdict.reward) return {tree::Outcome::rewarded, verdict.reward, ""};
+    return {tree::Outcome::verifier_failed, std::nullopt, std::move(verdict.failure)};
+  }
+
+  Shared& shared_;
+  TreeState& tree_;
+  const envs::Task& task_;
+  BranchPoint at_;  // where the episode stands: what a branch would start from
+  Session session_;
+  Script script_;
+  ParsedAction action_;
+  bool shell_exited_ = false;
+  tree::Spend pending_;                      // not in the ledger yet
+  std::vector<policy::Participant> joined_;  // memberships of children that are being made
+};
+
+}  // namespace
+
+void run_episode(Shared& shared, BranchPoint start) noexcept {
+  const std::shared_ptr<TreeState> tree = start.tree;
+  {
+    Episode episode(shared, std::move(start));
+    Ending ending;
+    try {
+      ending = episode.play();
+    } catch (const common::Cancelled& error) {
+      ending = {tree::Outcome::cancelled, std::nullopt, error.what()};
+    } catch (const std::exception& error) {
+      ending = {tree::Outcome::infra_failed, std::nullopt, error.what()};
+    } catch (...) {
+      ending = {tree::Outcome::infra_failed, std::nullopt, "unknown exception"};
+    }
+    episode.finish(std::move(ending));
+  }  // the environment goes before the tree is said to be complete
+  ++shared.progress.episodes_ended;
+  tree->close_episode();
+}
+
+void abandon_episode(Shared& shared, BranchPoint start) noexcept {
+  const NodeRef leaf = add_empty_node(start, tree::root_path(start.root));
+  start.tree->ended(leaf, tree::Outcome::cancelled, std::nullopt, kStopping);
+  start.tree->close_episode();
+}
+
+}  // namespace espalier::rollout

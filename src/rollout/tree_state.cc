@@ -1,0 +1,176 @@
+#include "rollout/tree_state.h"
+
+#include <chrono>
+#include <utility>
+
+namespace espalier::rollout {
+
+using tree::EventType;
+
+TreeState::TreeState(Shared& shared, TreeRequest request, TreeQueue& out)
+    : shared_(shared),
+      request_(std::move(request)),
+      stream_(request_.purpose + ":" + request_.task->name + "#" + std::to_string(request_.index)),
+      out_(out),
+      episodes_(request_.roots) {
+  const envs::Task& task = *request_.task;
+  tree_.task = task.name;
+  if (auto family = task.metadata.find("family"); family != task.metadata.end())
+    tree_.family = family->second;
+  tree_.index = request_.index;
+  tree_.step = request_.step;
+  tree_.run_seed = shared.options.run_seed;
+  tree_.prompt_tokens = shared.harness->prompt(task);
+  tree_.prompt = shared.parts.tokenizer->decode(tree_.prompt_tokens);
+  tree_.id = tree::prompt_id(tree_);
+  prompt_context_ = policy::Context::root(tree_.prompt_tokens);
+}
+
+common::RngKey TreeState::key(std::string_view path) const {
+  return common::derive_key(shared_.options.run_seed, stream_, path);
+}
+
+uint64_t TreeState::order(std::string_view path) const {
+  return common::derive_key(0, stream_, path).value;
+}
+
+void TreeState::started() {
+  // Under the lock: no event of any root may come before this one.
+  std::lock_guard lock(mutex_);
+  if (started_.exchange(true)) return;
+  tree::Event event;
+  event.type = EventType::tree_started;
+  event.node = tree_.id;
+  event.header = tree_;
+  append(std::move(event));
+}
+
+NodeRef TreeState::add_turn(const NodeRef& parent, std::string path, tree::Node node) {
+  node.parent = parent.index;
+  node.id = tree::node_id(parent.id, node);
+  node.path = std::move(path);
+  NodeRef ref{-1, node.id, node.path};
+  tree::Event event;
+  event.type = EventType::turn;
+  event.node = node.id;
+  event.parent = parent.id;
+  event.path = node.path;
+  event.payload = node;
+  {
+    std::lock_guard lock(mutex_);
+    ref.index = static_cast<int>(tree_.nodes.size());
+    tree_.nodes.push_back(std::move(node));
+  }
+  append(std::move(event));
+  return ref;
+}
+
+void TreeState::observed(const NodeRef& node, const envs::Observation& observation,
+                         std::string shown) {
+  tree::Node payload;
+  payload.observation = std::move(shown);
+  payload.exit_code = observation.exit_code;
+  payload.timed_out = observation.timed_out;
+  {
+    std::lock_guard lock(mutex_);
+    tree::Node& kept = tree_.nodes[node.index];
+    kept.observation = payload.observation;
+    kept.exit_code = payload.exit_code;
+    kept.timed_out = payload.timed_out;
+  }
+  journal(EventType::observation, node, std::move(payload), "");
+}
+
+void TreeState::snapshot(const NodeRef& node, const std::string& snapshot) {
+  tree::Node payload;
+  payload.snapshot = snapshot;
+  {
+    std::lock_guard lock(mutex_);
+    tree_.nodes[node.index].snapshot = snapshot;
+  }
+  journal(EventType::snapshot, node, std::move(payload), "");
+}
+
+void TreeState::forked(const NodeRef& node, bool made, std::string detail) {
+  tree::Node payload;
+  if (made) {
+    payload.fork_rule = shared_.parts.rule->name();
+    std::lock_guard lock(mutex_);
+    tree_.nodes[node.index].fork_rule = payload.fork_rule;
+  }
+  journal(EventType::fork, node, std::move(payload), std::move(detail));
+}
+
+void TreeState::failed(const std::string& path, std::string detail) {
+  // No node id: the failure is about an operation, its node may not exist and is not given up.
+  journal(EventType::failure, {-1, {}, path}, {}, std::move(detail));
+}
+
+void TreeState::ended(const NodeRef& node, tree::Outcome outcome, std::optional<double> reward,
+                      std::string failure) {
+  tree::Node payload;
+  payload.outcome = outcome;
+  payload.reward = reward;
+  payload.failure = std::move(failure);
+  {
+    std::lock_guard lock(mutex_);
+    tree::Node& leaf = tree_.nodes[node.index];
+    leaf.outcome = payload.outcome;
+    leaf.reward = payload.reward;
+    leaf.failure = payload.failure;
+    if (outcome == tree::Outcome::cancelled && shared_.cancelled) cut_short_ = true;
+  }
+  journal(EventType::verdict, node, std::move(payload), "");
+}
+
+void TreeState::open_episodes(int count) {
+  std::lock_guard lock(mutex_);
+  episodes_ += count;
+}
+
+void TreeState::close_episode() {
+  {
+    std::lock_guard lock(mutex_);
+    if (--episodes_ > 0) return;
+  }
+  seal();
+}
+
+void TreeState::seal() {
+  // The last episode is over: nobody else touches the tree.
+  tree_.canonicalise();
+  prompt_context_.reset();
+  if (!cut_short_) {
+    tree::Event event;
+    event.type = EventType::tree_sealed;
+    event.node = tree_.id;
+    append(std::move(event));
+  }
+  ++shared_.progress.trees_sealed;
+  out_.push(std::move(tree_));
+}
+
+void TreeState::journal(EventType type, const NodeRef& node, tree::Node payload, std::string text) {
+  tree::Event event;
+  event.type = type;
+  event.node = node.id;
+  event.path = node.path;
+  event.payload = std::move(payload);
+  event.text = std::move(text);
+  append(std::move(event));
+}
+
+void TreeState::append(tree::Event event) {
+  if (!shared_.parts.journal || !started_) return;
+  event.tree_index = request_.index;
+  event.time_us = std::chrono::duration_cast<std::chrono::microseconds>(
+                      std::chrono::system_clock::now().time_since_epoch())
+                      .count();
+  try {
+    shared_.parts.journal->append(event);
+  } catch (...) {
+    shared_.fail(std::current_exception());
+  }
+}
+
+}  // namespace espalier::rollout

@@ -1,0 +1,72 @@
+// A tree while its episodes run: nodes and journal events are added as things happen. Internal to
+// rollout/.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "rollout/shared.h"
+
+namespace espalier::rollout {
+
+/// A node of a growing tree; index -1: the prompt.
+struct NodeRef {
+  int index = -1;
+  tree::NodeId id;
+  std::string path;
+};
+
+/// Thread contract: any thread. Errors of the journal go to Shared::fail, never to the caller.
+class TreeState {
+ public:
+  TreeState(Shared& shared, TreeRequest request, TreeQueue& out);
+
+  const TreeRequest& request() const { return request_; }
+  const policy::ContextPtr& prompt_context() const { return prompt_context_; }
+  NodeRef prompt() const { return {-1, tree_.id, ""}; }
+  /// Key of what a path of this tree draws: (run seed, purpose:task#index, path).
+  common::RngKey key(std::string_view path) const;
+  /// Sorts deterministic batches: a hash, so that no root or tree is always served first.
+  uint64_t order(std::string_view path) const;
+
+  /// An episode of the tree starts; the first writes the tree's header.
+  void started();
+  /// An action was sampled: sets the node's id and parent. Before its command is run.
+  NodeRef add_turn(const NodeRef& parent, std::string path, tree::Node node);
+  void observed(const NodeRef& node, const envs::Observation& observation, std::string shown);
+  void snapshot(const NodeRef& node, const std::string& snapshot);
+  /// detail: JSON. made: whether children exist (false: why not stands in the detail).
+  void forked(const NodeRef& node, bool made, std::string detail);
+  void failed(const std::string& path, std::string detail);
+  void ended(const NodeRef& node, tree::Outcome outcome, std::optional<double> reward,
+             std::string failure);
+
+  /// Counts the episodes that are not over: the roots at first.
+  void open_episodes(int count);
+  /// The last one seals the tree: canonical, journalled, pushed.
+  void close_episode();
+
+  int forks = 0;  // made or tried; guarded by Shared::rule_mutex
+
+ private:
+  void journal(tree::EventType type, const NodeRef& node, tree::Node payload, std::string text);
+  void append(tree::Event event);
+  void seal();
+
+  Shared& shared_;
+  const TreeRequest request_;
+  const std::string stream_;  // "purpose:task#index"
+  TreeQueue& out_;
+  policy::ContextPtr prompt_context_;
+  std::mutex mutex_;
+  tree::Tree tree_;
+  int episodes_ = 0;
+  std::atomic<bool> started_{false};
+  bool cut_short_ = false;  // an episode was cancelled by Farm::cancel
+};
+
+}  // namespace espalier::rollout
