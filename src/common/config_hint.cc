@@ -108,6 +108,8 @@ std::string did_you_mean(const std::string& name) { return "; did you mean '" + 
 /// Typing errors a name of this length may have and still be recognised.
 size_t tolerance(size_t length) { return std::max<size_t>(1, length / 3); }
 
+std::string root_of(const std::string& path) { return path.substr(0, path.find('.')); }
+
 /// The ends of a path, longest first: "a.b.c", "b.c", "c".
 std::vector<std::string> ends_of(const std::string& path) {
   std::vector<std::string> ends = {path};
@@ -122,8 +124,13 @@ std::string by_alias(const std::string& unknown) {
   for (const std::string& end : ends_of(unknown)) {
     if (const auto found = absent().find(end); found != absent().end()) return found->second;
     if (const auto found = aliases().find(end); found != aliases().end()) {
-      const std::string beside = parent_of(unknown) + "." + last_of(found->second);
-      return did_you_mean(find_key(beside) ? beside : found->second);
+      // learner.optim.lr, or its like where the unknown name stands: sft.optim.lr.
+      for (const std::string& like :
+           {parent_of(unknown) + "." + last_of(found->second),
+            root_of(unknown) + found->second.substr(root_of(found->second).size())}) {
+        if (find_key(like)) return did_you_mean(like);
+      }
+      return did_you_mean(found->second);
     }
     if (end != unknown && end.find('.') != std::string::npos && find_key(end)) {
       return did_you_mean(end);
@@ -133,28 +140,28 @@ std::string by_alias(const std::string& unknown) {
 }
 
 std::string by_distance(const std::string& unknown) {
-  struct Best {
-    size_t score = std::numeric_limits<size_t>::max(), whole = 0;
-    std::string path;
-  } best;
-  const std::string last = last_of(unknown), parent = parent_of(unknown);
+  // Fewest errors first; then the same top section; then the order of the table, where the main
+  // section comes first.
+  using Score = std::pair<size_t, bool>;
+  Score best = {std::numeric_limits<size_t>::max(), true};
+  std::string nearest;
+  const std::string last = last_of(unknown);
   const auto consider = [&](const std::string& path) {
     const size_t whole = edit_distance(unknown, path);
     const size_t end = edit_distance(last, last_of(path));
-    // The right name in the wrong section is nearer than it looks.
-    const size_t elsewhere = end + (parent_of(path) == parent ? 0 : 1);
-    if (whole > tolerance(last.size()) && end > (last == last_of(path) ? 0 : last.size() / 4))
-      return;
-    const size_t score = std::min(whole, elsewhere);
-    if (score < best.score || (score == best.score && whole < best.whole)) {
-      best = {score, whole, path};
-    }
+    if (whole > tolerance(last.size()) && end > last.size() / 4) return;
+    // The right name in the wrong section is one error, however long the section's name.
+    const size_t elsewhere = end + (parent_of(path) == parent_of(unknown) ? 0 : 1);
+    const Score score = {std::min(whole, elsewhere), root_of(path) != root_of(unknown)};
+    if (score >= best) return;
+    best = score;
+    nearest = path;
   };
   for (const Key& key : keys()) consider(key.path);
   for (const Section& section : sections()) {
     if (!section.path.empty()) consider(section.path);
   }
-  return best.path.empty() ? "" : did_you_mean(best.path);
+  return nearest.empty() ? "" : did_you_mean(nearest);
 }
 
 }  // namespace
@@ -194,8 +201,7 @@ std::string hint_for_choice(const std::string& unknown, const Choices& choices) 
 bool is_foreign_section(const std::string& path) {
   static const std::array<std::string, 7> kRoots = {"actor_rollout_ref", "actor", "critic", "ref",
                                                     "reward_model",      "optim", "grpo"};
-  const std::string root = path.substr(0, path.find('.'));
-  return std::find(kRoots.begin(), kRoots.end(), root) != kRoots.end();
+  return std::find(kRoots.begin(), kRoots.end(), root_of(path)) != kRoots.end();
 }
 
 }  // namespace espalier::common::config

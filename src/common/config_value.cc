@@ -140,10 +140,17 @@ std::string assign_list(const Key& key, const Seen& seen, std::vector<std::strin
   return "";
 }
 
+/// Shortest text that reads back to the same bits, with the exponent as people write it (5e-4, not
+/// 5e-04).
 std::string format_double(double value) {
   char buffer[64];
   const auto [end, error] = std::to_chars(buffer, buffer + sizeof buffer, value);
-  return std::string(buffer, end);
+  std::string text(buffer, end);
+  const size_t exponent = text.find('e');
+  if (exponent == std::string::npos) return text;
+  const size_t digits = text.find_first_not_of("+-0", exponent + 1);
+  const char* sign = text[exponent + 1] == '-' ? "-" : "";
+  return text.substr(0, exponent + 1) + sign + text.substr(digits);
 }
 
 /// Plain where YAML reads a plain word back as this text, else in double quotes.
