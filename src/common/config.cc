@@ -232,18 +232,19 @@ std::string config_help() {
   constexpr size_t kWidth = 92;
   const Config defaults;
   std::string help =
-      "Keys of a configuration file. Nested in YAML (rollout: {n: 8}); on the command line "
-      "rollout.n=8.\n"
-      "Every key has a default; unknown keys are errors.\n";
+      "Keys of a configuration: key = default (type: allowed values).\n"
+      "In a YAML file they are nested, as in rollout: {n: 8}; on the command line rollout.n=8.\n";
   for (const config::Section& section : config::sections()) {
     help += "\n" + (section.path.empty() ? "top level" : section.path) + ": " + section.help + "\n";
     for (const Key& key : config::keys()) {
       if (config::parent_of(key.path) != section.path) continue;
       const std::string allowed = config::allowed_values(key);
-      help += "  " + key.path + " = " + config::format_value(key, defaults) + "\n";
+      const std::string values =
+          "(" + config::type_name(key) + (allowed.empty() ? "" : ": " + allowed) + ")";
+      const std::string head = "  " + key.path + " = " + config::format_value(key, defaults);
+      const bool fits = head.size() + 2 + values.size() <= kWidth;
+      help += fits ? head + "  " + values + "\n" : head + "\n" + wrap(values, "      ", kWidth);
       help += wrap(key.help, "      ", kWidth);
-      help +=
-          wrap(config::type_name(key) + (allowed.empty() ? "" : ": " + allowed), "      ", kWidth);
     }
   }
   return help;

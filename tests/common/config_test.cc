@@ -145,9 +145,9 @@ TEST(ConfigHelp, DocumentsEveryKeyWithDefaultTypeAndAllowedValues) {
   for (const auto& key : config::keys()) {
     EXPECT_THAT(help, HasSubstr("  " + key.path + " = ")) << key.path;
   }
-  EXPECT_THAT(help, HasSubstr("rollout.n = 8\n"));
-  EXPECT_THAT(help, HasSubstr("text: tree_loo, rloo, grpo\n"));
-  EXPECT_THAT(help, HasSubstr("number: more than 0, up to 1\n"));
+  EXPECT_THAT(help, HasSubstr("  rollout.n = 8  (integer: 1 to 4096)\n      Root episodes"));
+  EXPECT_THAT(help, HasSubstr("(text: tree_loo, rloo, grpo)\n"));
+  EXPECT_THAT(help, HasSubstr("(number: more than 0, up to 1)\n"));
   EXPECT_THAT(help, HasSubstr("\nalgorithm.tree: "));
   for (size_t begin = 0; begin < help.size();) {
     const size_t end = help.find('\n', begin);
