@@ -48,16 +48,6 @@ void AppendFile::sync() {
   if (::fdatasync(fd_) != 0) fail("fdatasync of journal file", path_);
 }
 
-void sync_directory(const std::filesystem::path& directory) {
-  const int fd = ::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (fd < 0) fail("open directory", directory);
-  const bool synced = ::fsync(fd) == 0;
-  const int error = errno;
-  ::close(fd);
-  errno = error;
-  if (!synced) fail("fsync of directory", directory);
-}
-
 JournalLock::JournalLock(const std::filesystem::path& directory) {
   const auto file = directory / "LOCK";
   fd_ = ::open(file.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0644);

@@ -28,9 +28,6 @@ class AppendFile {
   uint64_t size_ = 0;
 };
 
-/// Names made or removed in the directory are on disk when it returns.
-void sync_directory(const std::filesystem::path& directory);
-
 /// An exclusive claim of this process on a journal, gone with the process or the object.
 class JournalLock {
  public:

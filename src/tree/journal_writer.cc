@@ -7,6 +7,7 @@
 
 #include "common/error.h"
 #include "common/files.h"
+#include "tree/durable.h"
 #include "tree/journal.h"
 #include "tree/journal_codec.h"
 #include "tree/journal_file.h"

@@ -10,7 +10,7 @@
 #include <type_traits>
 
 #include "common/error.h"
-#include "common/files.h"
+#include "tree/durable.h"
 #include "tree/store_hdf5.h"
 
 namespace espalier::tree {
@@ -86,21 +86,21 @@ constexpr uint8_t last_value() {
 template <class Row>
 class ColumnWriter {
  public:
-  ColumnWriter(hdf5::Image& image, const std::string& group, std::vector<const Row*> rows)
-      : image_(image), group_(image.group(group)), rows_(std::move(rows)) {}
+  ColumnWriter(hdf5::Output& output, const std::string& group, std::vector<const Row*> rows)
+      : output_(output), group_(output.group(group)), rows_(std::move(rows)) {}
 
   template <class T>
   void column(const char* name, T Row::*field) {
     std::vector<decltype(stored(std::declval<T>()))> values;
     values.reserve(rows_.size());
     for (const Row* row : rows_) values.push_back(stored(row->*field));
-    image_.write(group_, name, values);
+    output_.write(group_, name, values);
   }
   void column(const char* name, NodeId Row::*field) {
     std::vector<uint8_t> bytes;
     for (const Row* row : rows_)
       bytes.insert(bytes.end(), (row->*field).bytes.begin(), (row->*field).bytes.end());
-    image_.write(group_, name, bytes, NodeId{}.bytes.size());
+    output_.write(group_, name, bytes, NodeId{}.bytes.size());
   }
   void column(const char* name, std::string Row::*field) { ragged<uint8_t>(name, field); }
   template <class T>
@@ -108,7 +108,7 @@ class ColumnWriter {
     ragged<T>(name, field);
   }
   void offsets(const char* name, const std::vector<uint64_t>& values) {
-    image_.write(group_, name, values);
+    output_.write(group_, name, values);
   }
 
  private:
@@ -121,11 +121,11 @@ class ColumnWriter {
       values.insert(values.end(), (row->*field).begin(), (row->*field).end());
       offsets.push_back(values.size());
     }
-    image_.write(group_, name, values);
-    image_.write(group_, name + "_offset", offsets);
+    output_.write(group_, name, values);
+    output_.write(group_, name + "_offset", offsets);
   }
 
-  hdf5::Image& image_;
+  hdf5::Output& output_;
   hdf5::Handle group_;
   std::vector<const Row*> rows_;
 };
@@ -219,7 +219,7 @@ void check_parents(const hdf5::Input& input, const Tree& tree) {
   }
 }
 
-std::string image_of(const std::filesystem::path& file, const std::vector<Tree>& trees) {
+void write_columns(const std::filesystem::path& file, const std::vector<Tree>& trees) {
   std::vector<const Tree*> tree_rows;
   std::vector<const Node*> node_rows;
   std::vector<uint64_t> first_node{0};
@@ -229,19 +229,19 @@ std::string image_of(const std::filesystem::path& file, const std::vector<Tree>&
     first_node.push_back(node_rows.size());
   }
   const hdf5::Session session;
-  hdf5::Image image(file.string());
-  image.attribute("format", std::string(kFormat));
-  image.attribute("version", kVersion);
+  hdf5::Output output(file);
+  output.attribute("format", std::string(kFormat));
+  output.attribute("version", kVersion);
   {
-    ColumnWriter<Tree> columns(image, "trees", std::move(tree_rows));
+    ColumnWriter<Tree> columns(output, "trees", std::move(tree_rows));
     tree_columns(columns);
     columns.offsets("node_offset", first_node);
   }
   {
-    ColumnWriter<Node> columns(image, "nodes", std::move(node_rows));
+    ColumnWriter<Node> columns(output, "nodes", std::move(node_rows));
     node_columns(columns);
   }
-  return image.bytes();
+  output.close();
 }
 
 std::vector<Tree> trees_of(const std::filesystem::path& file) {
@@ -271,13 +271,19 @@ std::vector<Tree> trees_of(const std::filesystem::path& file) {
 }  // namespace
 
 void write_trees(const std::filesystem::path& file, const std::vector<Tree>& trees) {
-  const std::string image = image_of(file, trees);
   std::error_code error;
   if (file.has_parent_path()) std::filesystem::create_directories(file.parent_path(), error);
   if (error)
     throw common::StoreError("create directory " + file.parent_path().string() + ": " +
                              error.message());
-  common::write_file_atomically(file, image);
+  const std::filesystem::path partial = file.string() + ".partial";
+  try {
+    write_columns(partial, trees);
+    replace_durably(partial, file);
+  } catch (...) {
+    std::filesystem::remove(partial, error);
+    throw;
+  }
 }
 
 std::vector<Tree> read_trees(const std::filesystem::path& file) {

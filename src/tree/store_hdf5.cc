@@ -43,10 +43,10 @@ Id check(Id id, const std::string& file, const std::string& object) {
   return id;
 }
 
-Handle create_in_memory(const std::string& name) {
+Handle create(const std::string& name) {
   const Handle access(H5Pcreate(H5P_FILE_ACCESS), H5Pclose);
   const Handle creation(H5Pcreate(H5P_FILE_CREATE), H5Pclose);
-  check(H5Pset_fapl_core(access, size_t{1} << 20, false), name, "");
+  // From 1.10 on all metadata is checksummed, and a single chunk needs no index.
   check(H5Pset_libver_bounds(access, H5F_LIBVER_V110, H5F_LIBVER_V110), name, "");
   check(H5Pset_obj_track_times(creation, false), name, "");
   return {check(H5Fcreate(name.c_str(), H5F_ACC_TRUNC, creation, access), name, ""), H5Fclose};
@@ -77,16 +77,16 @@ ESPALIER_HDF5_TYPE(float, H5T_IEEE_F32LE, H5T_NATIVE_FLOAT)
 ESPALIER_HDF5_TYPE(double, H5T_IEEE_F64LE, H5T_NATIVE_DOUBLE)
 #undef ESPALIER_HDF5_TYPE
 
-Image::Image(std::string name) : name_(std::move(name)), file_(create_in_memory(name_)) {}
+Output::Output(const std::filesystem::path& path) : name_(path.string()), file_(create(name_)) {}
 
-Handle Image::group(const std::string& name) {
+Handle Output::group(const std::string& name) {
   const Handle creation(H5Pcreate(H5P_GROUP_CREATE), H5Pclose);
   check(H5Pset_obj_track_times(creation, false), name_, name);
   return {check(H5Gcreate2(file_, name.c_str(), H5P_DEFAULT, creation, H5P_DEFAULT), name_, name),
           H5Gclose};
 }
 
-void Image::attribute(const std::string& name, uint32_t value) {
+void Output::attribute(const std::string& name, uint32_t value) {
   const Handle space(H5Screate(H5S_SCALAR), H5Sclose);
   const Handle attribute(
       check(H5Acreate2(file_, name.c_str(), H5T_STD_U32LE, space, H5P_DEFAULT, H5P_DEFAULT), name_,
@@ -95,7 +95,7 @@ void Image::attribute(const std::string& name, uint32_t value) {
   check(H5Awrite(attribute, H5T_NATIVE_UINT32, &value), name_, name);
 }
 
-void Image::attribute(const std::string& name, const std::string& value) {
+void Output::attribute(const std::string& name, const std::string& value) {
   const Handle type(H5Tcopy(H5T_C_S1), H5Tclose);
   check(H5Tset_size(type, std::max<size_t>(value.size(), 1)), name_, name);
   check(H5Tset_strpad(type, H5T_STR_NULLPAD), name_, name);
@@ -106,8 +106,8 @@ void Image::attribute(const std::string& name, const std::string& value) {
   check(H5Awrite(attribute, type, value.c_str()), name_, name);
 }
 
-void Image::write(hid_t group, const std::string& name, const Block& block, hid_t file,
-                  hid_t memory) {
+void Output::write(hid_t group, const std::string& name, const Block& block, hid_t file,
+                   hid_t memory) {
   const int rank = block.width == 1 ? 1 : 2;
   const hsize_t dims[2] = {block.rows, block.width};
   const Handle space(check(H5Screate_simple(rank, dims, nullptr), name_, name), H5Sclose);
@@ -129,12 +129,9 @@ void Image::write(hid_t group, const std::string& name, const Block& block, hid_
     check(H5Dwrite(dataset, memory, H5S_ALL, H5S_ALL, H5P_DEFAULT, block.data), name_, name);
 }
 
-std::string Image::bytes() {
+void Output::close() {
   check(H5Fflush(file_, H5F_SCOPE_GLOBAL), name_, "");
-  const ssize_t size = check(H5Fget_file_image(file_, nullptr, 0), name_, "");
-  std::string bytes(static_cast<size_t>(size), '\0');
-  check(H5Fget_file_image(file_, bytes.data(), bytes.size()), name_, "");
-  return bytes;
+  check(file_.close(), name_, "");
 }
 
 namespace {

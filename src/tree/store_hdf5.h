@@ -1,4 +1,4 @@
-// RAII and error translation over HDF5's C API; columns of numbers in a file image.
+// RAII and error translation over HDF5's C API; columns of numbers in files.
 //
 // HDF5 is seen by store_hdf5.cc and store.cc alone. Errors of every call: StoreError with object
 // and reason.
@@ -40,6 +40,8 @@ class Handle {
   }
   Handle(Handle&& other) noexcept : id_(std::exchange(other.id_, -1)), close_(other.close_) {}
   Handle& operator=(Handle&&) = delete;
+  /// Closes now; negative: it failed.
+  herr_t close() { return close_(std::exchange(id_, -1)); }
   operator hid_t() const { return id_; }  // NOLINT(implicit): what the C API takes
 
  private:
@@ -53,10 +55,10 @@ hid_t file_type();
 template <class T>
 hid_t memory_type();
 
-/// A file built in memory. No times are kept: the bytes depend on what is written alone.
-class Image {
+/// A file being written. No times are kept: the bytes depend on what is written alone.
+class Output {
  public:
-  explicit Image(std::string name);
+  explicit Output(const std::filesystem::path& path);
   Handle group(const std::string& name);
   void attribute(const std::string& name, uint32_t value);
   void attribute(const std::string& name, const std::string& value);
@@ -67,7 +69,9 @@ class Image {
     write(group, name, {values.data(), values.size() / width, width, sizeof(T)}, file_type<T>(),
           memory_type<T>());
   }
-  std::string bytes();
+  /// Everything is with the operating system when it returns; no further writes. Groups must be
+  /// closed.
+  void close();
 
  private:
   struct Block {

@@ -1,0 +1,105 @@
+#include "tree/ledger.h"
+
+#include <gtest/gtest.h>
+
+#include <thread>
+#include <vector>
+
+#include "common/error.h"
+
+namespace espalier::tree {
+namespace {
+
+Spend distinct() {
+  Spend spend;
+  spend.generated_tokens = 1;
+  spend.prefill_tokens = 2;
+  spend.cached_prefill_tokens = 3;
+  spend.env_steps = 4;
+  spend.forks = 5;
+  spend.leaves = 6;
+  spend.verifier_runs = 7;
+  spend.selector_calls = 8;
+  spend.infra_failures = 9;
+  spend.learner_tokens = 10;
+  spend.learner_tokens_linear = 11;
+  spend.sandbox_seconds = 12.5;
+  return spend;
+}
+
+const std::map<std::string, double> kDistinct = {{"generated_tokens", 1},
+                                                 {"prefill_tokens", 2},
+                                                 {"cached_prefill_tokens", 3},
+                                                 {"env_steps", 4},
+                                                 {"forks", 5},
+                                                 {"leaves", 6},
+                                                 {"verifier_runs", 7},
+                                                 {"selector_calls", 8},
+                                                 {"infra_failures", 9},
+                                                 {"learner_tokens", 10},
+                                                 {"learner_tokens_linear", 11},
+                                                 {"sandbox_seconds", 12.5}};
+
+TEST(Ledger, UnitsAreTheFields) {
+  EXPECT_EQ(distinct().units(), kDistinct);
+  Spend twice = distinct();
+  twice += distinct();
+  for (const auto& [name, value] : twice.units()) EXPECT_EQ(value, 2 * kDistinct.at(name)) << name;
+}
+
+TEST(Ledger, StopsAtItsBudgetInAnyUnit) {
+  for (const auto& [unit, value] : kDistinct) {
+    Ledger ledger(unit, 3 * value);
+    ledger.add(distinct());
+    ledger.add(distinct());
+    EXPECT_EQ(ledger.used(), 2 * value);
+    EXPECT_FALSE(ledger.exhausted()) << unit;
+    ledger.add(distinct());
+    EXPECT_TRUE(ledger.exhausted()) << unit;
+  }
+  Ledger unlimited("env_steps", 0);
+  unlimited.add(distinct());
+  EXPECT_FALSE(unlimited.exhausted());
+}
+
+TEST(Ledger, WrongBudgetsAreErrors) {
+  try {
+    Ledger ledger("tokens", 1);
+    FAIL();
+  } catch (const common::ConfigError& error) {
+    EXPECT_NE(std::string(error.what()).find("generated_tokens"), std::string::npos);
+  }
+  EXPECT_THROW(Ledger("env_steps", -1), common::ConfigError);
+}
+
+TEST(Ledger, SavesAndRestoresExactly) {
+  Ledger ledger("env_steps", 100);
+  Spend spend = distinct();
+  spend.generated_tokens = (uint64_t{1} << 60) + 1;  // beyond a double's integers
+  spend.sandbox_seconds = 0.1 + 0.2;
+  ledger.add(spend);
+  Ledger other("env_steps", 100);
+  other.add(distinct());
+  other.restore(ledger.save());
+  EXPECT_EQ(other.total().generated_tokens, spend.generated_tokens);
+  EXPECT_EQ(other.total().units(), ledger.total().units());
+  EXPECT_EQ(other.save(), ledger.save());
+  for (const char* state : {"", "[]", "{}", R"({"forks":"x"})"})
+    EXPECT_THROW(other.restore(state), common::StoreError) << state;
+  EXPECT_EQ(other.save(), ledger.save()) << "a refused state changes nothing";
+}
+
+TEST(Ledger, CountsFromManyThreads) {
+  Ledger ledger("forks", 0);
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 4; ++t)
+    threads.emplace_back([&] {
+      for (int i = 0; i < 1000; ++i) ledger.add(distinct());
+    });
+  for (auto& thread : threads) thread.join();
+  EXPECT_EQ(ledger.used(), 4 * 1000 * 5);
+  EXPECT_EQ(ledger.total().sandbox_seconds, 4 * 1000 * 12.5);
+}
+
+}  // namespace
+}  // namespace espalier::tree
