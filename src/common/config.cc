@@ -17,14 +17,18 @@ using config::Seen;
 
 constexpr const char* kSeeHelp = "; `espalier help config` lists every key";
 
-Seen see(const YAML::Node& node) {
+// YAML's aliases can make a value contain itself; no key or list of ours goes this deep.
+constexpr int kMaxDepth = 8;
+
+Seen see(const YAML::Node& node, int depth = 0) {
   Seen seen;
   if (node.IsScalar()) {
     seen.kind = node.Tag() == "!" ? Seen::Kind::quoted : Seen::Kind::plain;
     seen.text = node.Scalar();
   } else if (node.IsSequence()) {
     seen.kind = Seen::Kind::list;
-    for (const YAML::Node& item : node) seen.items.push_back(see(item));
+    if (depth == kMaxDepth) return seen;
+    for (const YAML::Node& item : node) seen.items.push_back(see(item, depth + 1));
   } else if (node.IsMap()) {
     seen.kind = Seen::Kind::map;
   }
@@ -124,7 +128,9 @@ class Reader {
   }
 
   void read_unknown(const std::string& path, const YAML::Node& name, const YAML::Node& value) {
-    if (value.IsMap() && value.size() > 0 && config::is_foreign_section(path)) {
+    const auto depth = std::count(path.begin(), path.end(), '.');
+    if (value.IsMap() && value.size() > 0 && depth < kMaxDepth &&
+        config::is_foreign_section(path)) {
       for (const auto& entry : value) {
         if (entry.first.IsScalar()) {
           read_unknown(path + "." + entry.first.Scalar(), entry.first, entry.second);

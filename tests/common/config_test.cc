@@ -404,6 +404,16 @@ TEST(ConfigFile, BrokenYamlNamesTheLine) {
   EXPECT_THAT(error_of("? [a]\n: 1\n"), HasSubstr("expected the name of a key"));
 }
 
+TEST(ConfigFile, AliasesWorkAndMayNotHoldThemselves) {
+  const Config config =
+      parse_config("learner: {optim: &shared {lr: 0.25}}\nsft: {optim: *shared}\n", "x.yaml", {});
+  EXPECT_EQ(config.sft.optim.lr, 0.25);
+  EXPECT_THAT(error_of("data: {families: &x [*x]}"), HasSubstr("expected texts in the list"));
+  EXPECT_THAT(error_of("actor: &x {y: *x}"), HasSubstr("unknown key 'actor.y"));
+  EXPECT_THAT(error_of("data: {families: " + std::string(100000, '[')),
+              HasSubstr("not valid YAML"));
+}
+
 TEST(ConfigFile, ReadsEveryConfigurationOfTheRepository) {
   size_t loaded = 0;
   for (const auto& entry :
