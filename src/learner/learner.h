@@ -15,23 +15,23 @@
 namespace espalier::learner {
 
 struct LearnerOptions {
-  common::LearnerConfig learner;   // loss, packing, optimizer of RL
-  common::OptimConfig sft_optim;   // optimizer of the warm start
-  int total_steps = 1;             // for schedules
+  common::LearnerConfig learner;  // loss, packing, optimizer of RL
+  common::OptimConfig sft_optim;  // optimizer of the warm start
+  int total_steps = 1;            // for schedules
   int sft_steps = 1;
   std::string device = "auto";
 };
 
 /// What a batch cost, for the ledger.
 struct UpdateResult {
-  common::Metrics metrics;         // actor/pg_loss, actor/ppo_kl, actor/pg_clipfrac, actor/entropy, actor/grad_norm,
-                                   // actor/lr, training/rollout_probs_diff_mean, …
-  uint64_t tokens_packed = 0;      // computed once each
-  uint64_t tokens_linear = 0;      // what the linearised batch holds
+  common::Metrics metrics;     // actor/pg_loss, actor/ppo_kl, actor/pg_clipfrac, actor/entropy,
+                               // actor/grad_norm, actor/lr, training/rollout_probs_diff_mean, …
+  uint64_t tokens_packed = 0;  // computed once each
+  uint64_t tokens_linear = 0;  // what the linearised batch holds
 };
 
-/// Thread contract: one owner. Deterministic: the same trees in the same order give the same weights, bit for bit, for a
-/// fixed number of torch threads.
+/// Thread contract: one owner. Deterministic: the same trees in the same order give the same
+/// weights, bit for bit, for a fixed number of torch threads.
 class Learner {
  public:
   /// Starts from `weights` (copied; fp32 masters).
@@ -41,8 +41,8 @@ class Learner {
   /// One RL update on trees whose advantages are set (tree/advantage.h). step counts from 0.
   UpdateResult update(const std::vector<tree::Tree>& trees, int step);
 
-  /// One behaviour-cloning update: mean negative log-likelihood of the trees' action tokens with loss_mask 1, on the
-  /// same packed path. Returns metrics sft/loss, sft/lr, sft/grad_norm.
+  /// One behaviour-cloning update: mean negative log-likelihood of the trees' action tokens with
+  /// loss_mask 1, on the same packed path. Returns metrics sft/loss, sft/lr, sft/grad_norm.
   UpdateResult sft_update(const std::vector<const tree::Tree*>& trees, int step);
 
   /// Forgets optimizer state (between the warm start and RL).
@@ -51,7 +51,8 @@ class Learner {
   /// An immutable copy of the current weights, to publish or save.
   policy::WeightsPtr weights() const;
 
-  /// Optimizer moments and step counters (optimizer.safetensors); weights are saved by policy/weights.h.
+  /// Optimizer moments and step counters (optimizer.safetensors); weights are saved by
+  /// policy/weights.h.
   void save_optimizer(const std::filesystem::path& directory) const;
   /// Errors: StoreError with path and reason.
   void load_optimizer(const std::filesystem::path& directory);
@@ -61,7 +62,8 @@ class Learner {
   std::unique_ptr<Impl> impl_;
 };
 
-/// Figures of `espalier bench learner`: packed against linearised on synthetic trees in the same run.
+/// Figures of `espalier bench learner`: packed against linearised on synthetic trees in the same
+/// run.
 struct LearnerBench {
   int trees = 4, roots = 8, branches = 2, turns = 6;
   int prompt_tokens = 64, action_tokens = 12, observation_tokens = 24;
@@ -70,7 +72,7 @@ struct LearnerBench {
 };
 struct LearnerFigures {
   uint64_t tokens_packed = 0, tokens_linear = 0;
-  double packed_ms = 0, linear_ms = 0;      // median of a forward and backward pass
+  double packed_ms = 0, linear_ms = 0;  // median of a forward and backward pass
   double packed_tokens_per_s = 0;
 };
 LearnerFigures bench_learner(policy::WeightsPtr weights, const LearnerBench& bench);

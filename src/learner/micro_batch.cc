@@ -1,0 +1,63 @@
+#include "learner/micro_batch.h"
+
+#include <ATen/ops/tensor.h>
+
+#include "common/error.h"
+#include "policy/transformer.h"
+
+namespace espalier::learner {
+namespace {
+
+void check_tokens(const std::vector<int64_t>& tokens, int vocab_size) {
+  for (int64_t token : tokens) {
+    if (token < 0 || token >= vocab_size) {
+      throw common::PolicyError("learner: token " + std::to_string(token) +
+                                " in a tree; allowed: 0 to " + std::to_string(vocab_size - 1) +
+                                " (the model's vocabulary)");
+    }
+  }
+}
+
+}  // namespace
+
+MicroBatch make_micro_batch(const Packed& packed, const std::vector<double>& scale,
+                            const policy::Weights& weights) {
+  check_tokens(packed.tokens, weights.shape.vocab_size);
+  const at::Tensor& embedding = weights.at("model.embed_tokens.weight");
+  const at::Device device = embedding.device();
+  const auto real = embedding.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+  auto indices = [&](const std::vector<int64_t>& values) {
+    return at::tensor(values, at::TensorOptions().dtype(at::kLong)).to(device);
+  };
+  auto reals = [&](const auto& values) {
+    const std::vector<double> wide(values.begin(), values.end());
+    return at::tensor(wide, at::TensorOptions().dtype(at::kDouble)).to(device, real);
+  };
+  const int64_t tokens = static_cast<int64_t>(packed.tokens.size());
+  MicroBatch batch;
+  batch.tokens = indices(packed.tokens);
+  batch.positions = indices(packed.positions);
+  batch.layout = make_layout(plan_attention(packed.segments, tokens), device);
+  batch.states = indices(packed.edges.state);
+  batch.targets = batch.tokens.index_select(0, indices(packed.edges.target));
+  batch.rollout_log_probs = reals(packed.edges.rollout_log_prob);
+  batch.s_plus = reals(packed.edges.s_plus);
+  batch.s_minus = reals(packed.edges.s_minus);
+  batch.share = reals(packed.edges.share);
+  batch.scale = reals(scale);
+  return batch;
+}
+
+EdgeDistribution forward(const policy::Weights& weights, const MicroBatch& batch) {
+  const at::Tensor hidden = policy::forward_hidden(
+      weights, batch.tokens, batch.positions,
+      [&](int, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
+        return tree_attention(q, k, v, batch.layout);
+      });
+  const bool tied = weights.shape.tie_word_embeddings;
+  return edge_distribution(hidden,
+                           weights.at(tied ? "model.embed_tokens.weight" : "lm_head.weight"),
+                           batch.states, batch.targets);
+}
+
+}  // namespace espalier::learner

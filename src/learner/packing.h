@@ -1,0 +1,77 @@
+// Packing: trees → flat token arrays that the model sees once. No torch in this header.
+//
+// A tree is cut into segments, maximal runs of tokens without a branching, laid out depth first: a
+// segment's descendants are one contiguous range behind it. Siblings of a fork carry the same
+// observation; what their prompt deltas have in common at the front belongs to the parent's
+// segment, so each token is computed once and the last common state predicts the first action token
+// of every child: one state, several targets.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "tree/trace_tree.h"
+
+namespace espalier::learner {
+
+struct Segment {
+  int64_t begin = 0, end = 0;  // its tokens; may be empty
+  int64_t subtree_end = 0;     // its descendants' tokens: [end, subtree_end)
+  int level = 0;               // branchings above it
+};
+
+/// Action tokens to learn from (loss_mask 1), a column a field.
+struct Edges {
+  std::vector<int64_t> state;   // packed token whose hidden state predicts …
+  std::vector<int64_t> target;  // … this packed token
+  std::vector<float> rollout_log_prob;
+  std::vector<double> s_plus, s_minus;
+  std::vector<double> share;  // part of its tree's edge that this copy stands for; 1 when packed
+  std::vector<int> tree;      // index in the list given to pack()
+  size_t size() const { return state.size(); }
+};
+
+/// One micro-batch.
+struct Packed {
+  std::vector<int64_t> tokens;
+  std::vector<int64_t> positions;  // depth on the path, from 0
+  std::vector<Segment> segments;   // depth first, one tree after another
+  Edges edges;
+};
+
+enum class Packing {
+  packed,  // each token of a tree once
+  linear,  // each root-to-leaf path a sequence of its own: reference and baseline
+};
+
+struct PackOptions {
+  Packing packing = Packing::packed;
+  int64_t max_tokens = 16384;  // of a micro-batch
+  bool with_log_probs = true;  // the recorded log-probs are wanted (not so for behaviour cloning)
+};
+
+/// Micro-batches in the trees' order. Whole trees (paths, when linear) are put together up to
+/// max_tokens; a single one above it is a micro-batch of its own. In the linear packing each of the
+/// |L(n)| copies of node n's edges carries 1/|L(n)| of S⁺, S⁻ and of the edge, so that the
+/// objective is the same function of the parameters. Errors: Error naming the tree and node when
+/// the prompt is empty or a node's columns differ in length.
+std::vector<Packed> pack(const std::vector<const tree::Tree*>& trees, const PackOptions& options);
+
+/// Tokens of all root-to-leaf paths: what the linear packing computes.
+uint64_t linear_tokens(const tree::Tree& tree);
+
+/// loss_agg_mode → the factor of every edge, a vector a micro-batch; `batches` are all of one
+/// optimizer update over `trees` trees. Every edge of a tree counts once, whatever the packing:
+///   token-sum            1
+///   token-mean           1 / edges of the update
+///   seq-mean-token-sum   1 / trees
+///   seq-mean-token-mean  1 / (trees · edges of its tree)
+/// A tree is the sequence here: with the estimators' weights ω, which sum to one over a tree's
+/// branches, a token sum over a tree without forks is the mean over its episodes. Errors:
+/// ConfigError.
+std::vector<std::vector<double>> aggregation_factors(const std::string& loss_agg_mode,
+                                                     const std::vector<Packed>& batches,
+                                                     size_t trees);
+
+}  // namespace espalier::learner
