@@ -19,5 +19,7 @@ std::string device_summary();
 
 /// Number of threads of torch's intra-op pool; deterministic sums need a fixed number.
 void set_torch_threads(int threads);
+/// Gives the calling thread that number: OpenMP keeps it per thread.
+void use_torch_threads();
 
 }  // namespace espalier::policy

@@ -12,11 +12,13 @@
 namespace espalier::policy {
 
 /// Encodes any bytes and decodes them back. Added tokens are matched leftmost, longest first; what
-/// lies between goes through byte-level BPE (with no merges in the small vocabularies made here).
-/// Thread contract: immutable, any thread.
+/// lies between them becomes one token a byte (byte-level BPE without merges). Thread contract:
+/// immutable, any thread.
 class Tokenizer {
  public:
-  /// All 256 bytes plus `pieces` as added tokens. Duplicates and one-byte pieces are dropped.
+  /// All 256 bytes (token id = byte) plus `pieces` as added tokens, in their order. Duplicates,
+  /// empty and one-byte pieces are dropped. Errors: PolicyError for a piece that is not UTF-8 (the
+  /// file format cannot hold it).
   static std::shared_ptr<const Tokenizer> from_pieces(const std::vector<std::string>& pieces);
   /// Errors: PolicyError with path and reason, also for a tokenizer of a kind that is not
   /// supported.
@@ -25,8 +27,9 @@ class Tokenizer {
   std::string to_json() const;
 
   std::vector<Token> encode(std::string_view text) const;
-  std::string decode(const std::vector<Token>& tokens) const;  // raw bytes
-  size_t vocab_size() const;
+  /// Raw bytes. Errors: PolicyError for an id that is no token's.
+  std::string decode(const std::vector<Token>& tokens) const;
+  size_t vocab_size() const;  // highest id + 1
 
   Tokenizer();
   ~Tokenizer();
