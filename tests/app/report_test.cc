@@ -166,6 +166,29 @@ TEST(ReportTree, LargeTreesAreCutAtWholeParents) {
   EXPECT_THAT(tree_turns(tree, "t"), HasSubstr("The first 400 of 700 turns"));
 }
 
+TEST(ReportTree, PromptsOfAnyShapeAreWrapped) {
+  for (const std::string& prompt :
+       {std::string(), std::string(40, ' '), std::string(100, 'x'), std::string("\n\n\t\n"),
+        "word " + std::string(60, ' ') + "end",
+        std::string("\u6a39\u6a39\u6a39\u6a39\u6a39\u6a39\u6a39\u6a39\u6a39\u6a39\u6a39"),
+        std::string(5000, '\n'),
+        "Write the name of the file that holds the word opal to the file out.\n" +
+            std::string(900, 'y')}) {
+    tree::Tree tree;
+    tree.prompt = prompt;
+    const TreeLayout layout = lay_out(tree, 10);
+    EXPECT_LE(layout.prompt_lines.size(), 8u);
+    for (const std::string& line : layout.prompt_lines) {
+      EXPECT_LE(columns_of(line), 20u) << prompt;
+      EXPECT_EQ(line, printable(line));
+    }
+  }
+  tree::Tree tree;
+  tree.prompt = "find the word thorn here";
+  EXPECT_THAT(lay_out(tree, 10).prompt_lines,
+              ::testing::ElementsAre("find the word thorn", "here"));
+}
+
 TEST(ReportTree, InterestGoesToMixedForks) {
   testing::TreeBuilder same("nursery:find/1/d1", "find", "find thorn", 1);
   for (int root = 0; root < 8; ++root) same.reward(same.turn(-1, "exit", ""), 0);

@@ -1,6 +1,7 @@
 #include "app/report/tree_layout.h"
 
 #include <algorithm>
+#include <sstream>
 
 #include "app/report/text.h"
 
@@ -40,23 +41,31 @@ std::string output_line(const tree::Node& node, size_t columns) {
   return line;
 }
 
-std::vector<std::string> wrap(const std::string& text, size_t columns, size_t most_lines) {
-  std::vector<std::string> lines;
+/// Breaks one line at spaces where there are any, else anywhere.
+void wrap_line(std::string line, size_t columns, std::vector<std::string>& lines) {
+  line.erase(line.find_last_not_of(' ') + 1);
+  while (columns_of(line) > columns) {
+    const size_t fits = shorten(line, columns + 1).size() - std::string_view("\u2026").size();
+    const size_t space = line.rfind(' ', fits);
+    const size_t end = space == std::string::npos || space == 0 ? fits : space;
+    lines.push_back(line.substr(0, end));
+    line.erase(0, line[end] == ' ' ? end + 1 : end);
+  }
+  lines.push_back(std::move(line));
+}
+
+std::vector<std::string> wrap(std::string_view text, size_t columns, size_t most_lines) {
   std::string rest = printable(text.substr(0, 4000));
   std::replace(rest.begin(), rest.end(), '\t', ' ');
-  while (!rest.empty() && lines.size() < most_lines) {
-    size_t end = std::min(rest.find('\n'), rest.size());
-    if (columns_of(rest.substr(0, end)) > columns) {
-      const std::string cut = shorten(rest, columns + 1);
-      const size_t whole = cut.size() - std::string_view("\u2026").size();
-      const size_t space = rest.rfind(' ', whole);
-      end = space != std::string::npos && space > 0 ? space : whole;
-    }
-    lines.push_back(rest.substr(0, end));
-    const bool separator = end < rest.size() && (rest[end] == ' ' || rest[end] == '\n');
-    rest.erase(0, end + (separator ? 1 : 0));
+  rest.erase(rest.find_last_not_of(" \n") + 1);
+  std::vector<std::string> lines;
+  std::istringstream source(rest);
+  for (std::string line; lines.size() <= most_lines && std::getline(source, line);)
+    wrap_line(std::move(line), columns, lines);
+  if (lines.size() > most_lines) {
+    lines.resize(most_lines);
+    lines.back() = shorten(lines.back(), columns - 2) + " \u2026";
   }
-  if (!rest.empty() && !lines.empty()) lines.back() = shorten(lines.back() + " \u2026", columns);
   return lines;
 }
 

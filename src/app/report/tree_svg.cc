@@ -79,9 +79,10 @@ void draw_fork_mark(Drawing& drawing, double trunk, double y, const tree::Node& 
 }
 
 std::string card_title(const tree::Node& node) {
-  std::string tip = fmt::format("{}\n$ {}\n{}\nadvantage {}, weight {}", node.path, node.command,
-                                head_and_tail(node.observation, 400),
-                                signed_number(node.advantage, 3), plain_number(node.weight));
+  std::string tip =
+      fmt::format("{}\n$ {}\n{}\nadvantage {}, weight {}", node.path,
+                  head_and_tail(node.command, 400), head_and_tail(node.observation, 400),
+                  signed_number(node.advantage, 3), plain_number(node.weight));
   return html(tip);
 }
 
