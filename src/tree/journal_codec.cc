@@ -51,6 +51,7 @@ Enum enum_from(uint32_t value, Enum last, const char* what) {
   return static_cast<Enum>(value);
 }
 
+// Empty text is left unset: setting it would allocate.
 void to_proto(const Node& node, proto::Node& out) {
   out.set_branch(node.branch);
   out.set_turn(node.turn);
@@ -58,20 +59,20 @@ void to_proto(const Node& node, proto::Node& out) {
   out.mutable_action()->Add(node.action.begin(), node.action.end());
   out.mutable_log_probs()->Add(node.log_probs.begin(), node.log_probs.end());
   out.mutable_entropies()->Add(node.entropies.begin(), node.entropies.end());
-  out.set_loss_mask(node.loss_mask.data(), node.loss_mask.size());
+  if (!node.loss_mask.empty()) out.set_loss_mask(node.loss_mask.data(), node.loss_mask.size());
   out.set_first_entropy(node.first_entropy);
   out.set_policy_version(node.policy_version);
   out.set_sampling_key(node.sampling_key);
-  out.set_command(node.command);
-  out.set_observation(node.observation);
+  if (!node.command.empty()) out.set_command(node.command);
+  if (!node.observation.empty()) out.set_observation(node.observation);
   out.set_exit_code(node.exit_code);
   out.set_timed_out(node.timed_out);
   out.set_fork_origin(static_cast<uint32_t>(node.fork_origin));
-  out.set_fork_rule(node.fork_rule);
-  out.set_snapshot(node.snapshot);
+  if (!node.fork_rule.empty()) out.set_fork_rule(node.fork_rule);
+  if (!node.snapshot.empty()) out.set_snapshot(node.snapshot);
   out.set_outcome(static_cast<uint32_t>(node.outcome));
   if (node.reward) out.set_reward(*node.reward);
-  out.set_failure(node.failure);
+  if (!node.failure.empty()) out.set_failure(node.failure);
 }
 
 Node from_proto(const proto::Node& in) {
@@ -124,10 +125,10 @@ Tree from_proto(const proto::Header& in) {
 proto::Record to_record(const Event& event) {
   proto::Record record;
   record.set_tree_index(event.tree_index);
-  record.set_node(id_bytes(event.node));
-  record.set_parent(id_bytes(event.parent));
-  record.set_path(event.path);
-  record.set_text(event.text);
+  if (!event.node.is_zero()) record.set_node(id_bytes(event.node));
+  if (!event.parent.is_zero()) record.set_parent(id_bytes(event.parent));
+  if (!event.path.empty()) record.set_path(event.path);
+  if (!event.text.empty()) record.set_text(event.text);
   record.set_time_us(event.time_us);
   switch (event.type) {
     case EventType::turn:
@@ -149,9 +150,8 @@ proto::Record to_record(const Event& event) {
 
 uint32_t frame_crc(std::string_view head, std::string_view payload) {
   // length, type and flags stand around the checksum's own place.
-  std::string covered(head.substr(0, 4));
-  covered.append(head.substr(8, 4));
-  const uint32_t crc = common::crc32c(payload, common::crc32c(covered));
+  const uint32_t length_crc = common::crc32c(head.substr(0, 4));
+  const uint32_t crc = common::crc32c(payload, common::crc32c(head.substr(8, 4), length_crc));
   return ((crc >> 15) | (crc << 17)) +
          0xA282EAD8U;  // masked: payloads may hold checksums themselves
 }
@@ -191,6 +191,7 @@ void encode_record(const Event& event, std::string& out) {
                              " event of " + std::to_string(length) +
                              " bytes; allowed: " + std::to_string(kMaxPayloadBytes));
   const size_t start = out.size();
+  out.reserve(start + kFrameBytes + length);
   put(out, static_cast<uint32_t>(length));
   put(out, uint32_t{0});
   put(out, static_cast<uint16_t>(event.type));

@@ -1,4 +1,4 @@
-// rloo: leave-one-out over the prompt's leaves (Kool et al. 2019; Ahmadian et al. 2024, eq. 8).
+// rloo: leave-one-out over the prompt's leaves (Kool et al. 2019; Ahmadian et al. 2024).
 //
 //   A_l = R_l − (1/(N−1))·Σ_{l'≠l} R_l', constant over the path of leaf l; N leaves of the prompt.
 //
