@@ -125,11 +125,16 @@ class Environment {
   virtual void put_file(std::string path, std::string content, unsigned mode,
                         Completion<common::Done> done) = 0;
 
+  /// Puts a copy of the host directory `from` (empty path: an empty directory), owned by the sandbox's root,
+  /// in the place of whatever is at `path`. The default is built on exec and put_file.
+  virtual void put_tree(std::string path, const std::filesystem::path& from,
+                        Completion<common::Done> done);
+
   /// Reads at most max_bytes of a regular file; symlinks never lead outside. nullopt: no such file.
   virtual std::optional<std::string> read_file(const std::string& path, size_t max_bytes) = 0;
 
   /// Uploads the tests, runs /tests/test.sh (its exit code is ignored), reads
-  /// /logs/verifier/reward.json or reward.txt. Built on exec, put_file and read_file: envs/verifier.cc.
+  /// /logs/verifier/reward.json or reward.txt. Built on put_tree, exec and read_file: envs/verifier.cc.
   void verify(const VerifierSpec& spec, Completion<Verdict> done);
 };
 

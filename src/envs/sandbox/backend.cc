@@ -1,0 +1,67 @@
+#include "envs/sandbox/backend.h"
+
+#include "common/error.h"
+#include "envs/sandbox/layer_cache.h"
+#include "envs/sandbox/local_environment.h"
+#include "envs/sandbox/snapshot.h"
+
+namespace espalier::envs {
+namespace sandbox {
+namespace {
+
+class SandboxBackend : public Backend {
+ public:
+  explicit SandboxBackend(SandboxOptions options)
+      : core_(std::make_shared<Core>(std::move(options))), files_(core_) {}
+  ~SandboxBackend() override { core_->close(); }
+
+  std::string name() const override { return "sandbox"; }
+  size_t live_environments() const override { return core_->live; }
+
+  void create(EnvironmentSpec spec, Completion<EnvironmentPtr> done) override {
+    if (spec.image != "host")
+      return refuse(done, "start a sandbox: image '" + spec.image +
+                              "'; this backend has the image 'host' only");
+    if (full()) return refuse(done, too_many());
+    files_.get(spec, [core = core_, spec, done](common::Result<LayerPtr> layer) {
+      if (!layer.ok()) return done(layer.error());
+      SandboxSeed seed;
+      seed.spec = spec;
+      if (layer.value()) seed.layers.push_back(std::move(layer.value()));
+      start_environment(core, std::move(seed), done);
+    });
+  }
+
+  void open(SnapshotId snapshot, Completion<EnvironmentPtr> done) override {
+    if (full()) return refuse(done, too_many());
+    core_->post([core = core_, snapshot, done] {
+      try {
+        open_snapshot(core, snapshot, done);
+      } catch (const common::Error&) {
+        done(std::current_exception());
+      }
+    });
+  }
+
+ private:
+  bool full() const { return core_->live >= core_->options.max_live; }
+  std::string too_many() const {
+    return "start a sandbox: " + std::to_string(core_->live) + " environments live; max_live is " +
+           std::to_string(core_->options.max_live);
+  }
+  void refuse(const Completion<EnvironmentPtr>& done, const std::string& why) {
+    core_->post([done, why] { done(std::make_exception_ptr(common::SandboxError(why))); });
+  }
+
+  std::shared_ptr<Core> core_;
+  LayerCache files_;
+};
+
+}  // namespace
+}  // namespace sandbox
+
+std::unique_ptr<Backend> make_sandbox_backend(SandboxOptions options) {
+  return std::make_unique<sandbox::SandboxBackend>(std::move(options));
+}
+
+}  // namespace espalier::envs

@@ -1,0 +1,73 @@
+// What all environments of one sandbox backend share.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <future>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <unordered_map>
+#include <unordered_set>
+#include <vector>
+
+#include "common/files.h"
+#include "common/rng.h"
+#include "envs/reactor.h"
+#include "envs/sandbox/backend.h"
+#include "envs/sandbox/cgroups.h"
+#include "envs/sandbox/spawner.h"
+#include "envs/sandbox/worker.h"
+
+namespace espalier::envs::sandbox {
+
+class Sandbox;
+struct Core;
+
+/// A directory of files in the spawner's mount namespace: the upper of a sandbox, or read-only
+/// below others. Dropped with its last owner. May be destroyed on any thread.
+class Layer {
+ public:
+  Layer(std::weak_ptr<Core> core, uint64_t id) : core_(std::move(core)), id_(id) {}
+  ~Layer();
+  Layer(const Layer&) = delete;
+  Layer& operator=(const Layer&) = delete;
+  uint64_t id() const { return id_; }
+
+ private:
+  std::weak_ptr<Core> core_;
+  uint64_t id_;
+};
+using LayerPtr = std::shared_ptr<Layer>;
+
+/// Owned by the backend and, weakly or for the time of an operation, by its environments. Members
+/// are used on the reactor's thread unless they say otherwise.
+struct Core : std::enable_shared_from_this<Core> {
+  explicit Core(SandboxOptions options);
+  ~Core();
+
+  /// Kills every sandbox, waits until they are gone (at most 10 s) and stops the reactor. Not on
+  /// its thread.
+  void close();
+  /// Runs task on the reactor's thread (any thread).
+  void post(Reactor::Task task) { reactor.post(std::move(task)); }
+  /// A layer holding this pack; done comes on the reactor's thread.
+  void add_layer(std::string pack, Completion<LayerPtr> done);
+  LayerPtr new_layer() { return std::make_shared<Layer>(weak_from_this(), next_id++); }
+  /// Holds back a finished command for the determinism test; calls go at once without it.
+  void after_delay(std::function<void()> go);
+
+  const SandboxOptions options;
+  common::TempDir scratch;  // uppers of kernels whose tmpfs cannot hold them
+  Spawner spawner;
+  CgroupPool cgroups;
+  std::unordered_set<std::shared_ptr<Sandbox>> sandboxes;  // running, or dying until reaped
+  uint64_t next_id = 1;
+  uint64_t delays = 0;
+  bool closing = false;
+  std::atomic<size_t> live{0};  // environments (any thread)
+  Worker worker;                // blocking work (any thread)
+  Reactor reactor;              // last: its thread uses all of the above
+};
+
+}  // namespace espalier::envs::sandbox

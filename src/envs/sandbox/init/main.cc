@@ -1,0 +1,8 @@
+// The supervisor program of the sandbox backend: the spawner, and by cloning the init of each
+// sandbox. Started by the trainer from a memory file with its socket as descriptor 3.
+#include "envs/sandbox/init/spawner.h"
+
+int main() {
+  espalier::envs::init::sys_close_range(4, ~0u);
+  espalier::envs::init::spawner_main(3);
+}

@@ -1,0 +1,209 @@
+// From a cloned child of the spawner to the init of a sandbox, as a checklist.
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/capability.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <net/if.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "envs/sandbox/init/spawner.h"
+
+namespace espalier::envs::init {
+namespace {
+
+constexpr uint64_t bit(int capability) { return uint64_t{1} << capability; }
+
+// What a program run as the sandbox's root may have: Docker's default without NET_RAW, MKNOD and
+// AUDIT_WRITE.
+constexpr uint64_t kBounding = bit(CAP_CHOWN) | bit(CAP_DAC_OVERRIDE) | bit(CAP_FSETID) |
+                               bit(CAP_FOWNER) | bit(CAP_SETGID) | bit(CAP_SETUID) |
+                               bit(CAP_SETPCAP) | bit(CAP_NET_BIND_SERVICE) | bit(CAP_SYS_CHROOT) |
+                               bit(CAP_KILL) | bit(CAP_SETFCAP);
+// What init itself keeps: it looks into /proc of the agent's processes as well.
+constexpr uint64_t kInit = kBounding | bit(CAP_SYS_PTRACE) | bit(CAP_DAC_READ_SEARCH);
+
+constexpr const char* kMaskedFiles[] = {"proc/kcore",    "proc/keys",       "proc/key-users",
+                                        "proc/kallsyms", "proc/timer_list", "proc/sysrq-trigger",
+                                        "proc/kmsg",     "proc/config.gz"};
+constexpr const char* kMaskedDirs[] = {"proc/acpi", "proc/scsi"};
+constexpr const char* kReadOnly[] = {"proc/sys", "proc/irq", "proc/bus", "proc/fs"};
+constexpr const char* kSystem[] = {"usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32"};
+constexpr const char* kDevices[] = {"null", "zero", "full", "random", "urandom", "tty"};
+
+bool join_cgroups(const SandboxPlan& plan, Failure* failure) {
+  for (size_t i = 0; i < plan.cgroup_count; ++i)
+    if (write(plan.cgroup_fds[i], "0", 1) != 1) return failure->set("join a cgroup");
+  return unshare(CLONE_NEWCGROUP) == 0 || failure->set("unshare(CLONE_NEWCGROUP)");
+}
+
+/// A fresh network namespace has its loopback down.
+void raise_loopback() {
+  int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+  ifreq request{};
+  memcpy(request.ifr_name, "lo", 3);
+  request.ifr_flags = IFF_UP;
+  if (fd >= 0) ioctl(fd, SIOCSIFFLAGS, &request);
+  if (fd >= 0) close(fd);
+}
+
+/// Everything of the kernel is told to kill this tree first when memory runs out.
+void volunteer_for_oom(const Base& base) { write_text(base.proc_fd, "self/oom_score_adj", "1000"); }
+
+bool move(const char* from, const char* to, Failure* failure) {
+  return mount(from, to, nullptr, MS_MOVE, nullptr) == 0 || failure->set("move %s to %s", from, to);
+}
+
+bool place_mounts(const SandboxPlan& plan, Failure* failure) {
+  if (sys_move_mount(plan.overlay_fd, "/m")) return failure->set("attach the overlay");
+  for (const char* name : kSystem) {
+    char from[64], to[64];
+    snprintf(from, sizeof from, "/b/%s", name);
+    snprintf(to, sizeof to, "/m/%s", name);
+    struct stat st;
+    if (lstat(from, &st) == 0 && !move(from, to, failure)) return false;
+  }
+  for (const char* name : kDevices) {
+    char from[64], to[64];
+    snprintf(from, sizeof from, "/b/dev/%s", name);
+    snprintf(to, sizeof to, "/m/dev/%s", name);
+    if (!move(from, to, failure)) return false;
+  }
+  return true;
+}
+
+bool mount_kernel_views(const Base& base, Failure* failure) {
+  if (chdir("/m")) return failure->set("chdir to the new root");
+  if (mount("proc", "proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, nullptr))
+    return failure->set("mount proc (a container that masks /proc forbids it)");
+  for (const char* path : kMaskedFiles)
+    if (mount("dev/null", path, nullptr, MS_BIND, nullptr) && errno != ENOENT)
+      return failure->set("mask /%s", path);
+  for (const char* path : kMaskedDirs)
+    if (mount("/b/empty", path, nullptr, MS_BIND, nullptr) && errno != ENOENT)
+      return failure->set("mask /%s", path);
+  constexpr unsigned long kFlags =
+      MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC;
+  for (const char* path : kReadOnly) {
+    if (mount(path, path, nullptr, MS_BIND, nullptr)) {
+      if (errno == ENOENT) continue;
+      return failure->set("bind /%s", path);
+    }
+    if (mount(nullptr, path, nullptr, kFlags, nullptr)) return failure->set("protect /%s", path);
+  }
+  char options[96];
+  snprintf(options, sizeof options, "newinstance,ptmxmode=0666,mode=0620");
+  if (base.root_mode)
+    snprintf(options, sizeof options, "newinstance,ptmxmode=0666,mode=0620,gid=%u",
+             base.outer_uid(5));
+  if (mount("devpts", "dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, options))
+    return failure->set("mount devpts");
+  return true;
+}
+
+bool enter_root(const Base& base, const SandboxPlan& plan, Failure* failure) {
+  if (setns(base.template_ns, CLONE_NEWNS)) return failure->set("enter the template namespace");
+  if (unshare(CLONE_NEWNS)) return failure->set("unshare(CLONE_NEWNS)");
+  if (!place_mounts(plan, failure) || !mount_kernel_views(base, failure)) return false;
+  if (syscall(SYS_pivot_root, ".", ".") || umount2(".", MNT_DETACH) || chdir("/"))
+    return failure->set("pivot_root");
+  return sethostname("sandbox", 7) == 0 || failure->set("sethostname");
+}
+
+/// Mounts made before are out of reach of everything inside this user namespace.
+bool enter_user_namespace(const Base& base, const SandboxPlan& plan, Failure* failure) {
+  if (base.root_mode) {
+    if (setns(plan.user_ns, CLONE_NEWUSER)) return failure->set("enter the user namespace");
+    if (syscall(SYS_setgroups, 0, nullptr) || setresgid(0, 0, 0) || setresuid(0, 0, 0))
+      return failure->set("become the sandbox's root");
+    return true;
+  }
+  // One uid is all an unprivileged user has: the agent's. The sandbox's root is the same uid with
+  // capabilities over it.
+  if (unshare(CLONE_NEWUSER)) return failure->set("unshare(CLONE_NEWUSER)");
+  if (!write_text(AT_FDCWD, "/proc/self/setgroups", "deny") ||
+      !write_text(AT_FDCWD, "/proc/self/gid_map", "1000 0 1") ||
+      !write_text(AT_FDCWD, "/proc/self/uid_map", "1000 0 1"))
+    return failure->set("map the agent's uid");
+  return true;
+}
+
+void limit(__rlimit_resource what, uint64_t soft, uint64_t hard) {
+  rlimit value{soft, hard};
+  setrlimit(what, &value);
+}
+
+void set_limits(const wire::SpawnRequest& request) {
+  limit(RLIMIT_CORE, 0, 0);
+  limit(RLIMIT_NOFILE, 1024, 4096);
+  limit(RLIMIT_MEMLOCK, 1 << 20, 1 << 20);
+  limit(RLIMIT_MSGQUEUE, 64 << 10, 64 << 10);
+  if (request.data_limit) limit(RLIMIT_DATA, request.data_limit, request.data_limit);
+  if (request.process_limit) limit(RLIMIT_NPROC, request.process_limit, request.process_limit);
+}
+
+bool drop_privileges(const Base& base, Failure* failure) {
+  for (int capability = 0; capability < 64; ++capability)
+    if (!(kBounding & bit(capability)) && prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) &&
+        errno != EINVAL)
+      return failure->set("drop capability %d", capability);
+  if (sys_capset(kInit, kBounding)) return failure->set("capset");
+  if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)) return failure->set("no_new_privs");
+  if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)) return failure->set("PR_SET_DUMPABLE");
+  sock_fprog program{base.seccomp_length, const_cast<sock_filter*>(base.seccomp)};
+  if (syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_SPEC_ALLOW, &program))
+    return failure->set("load the seccomp filter");
+  return true;
+}
+
+/// Leaves standard descriptors on /dev/null and the control socket as descriptor 3.
+bool keep_control_only(const SandboxPlan& plan, int* control) {
+  int null = open("/dev/null", O_RDWR);
+  for (int fd = 0; fd < 3 && null >= 0; ++fd) dup2(null, fd);
+  *control = dup3(plan.control_fd, 3, O_CLOEXEC) == 3 ? 3 : plan.control_fd;
+  return *control == 3 && sys_close_range(4, ~0u) == 0;
+}
+
+}  // namespace
+
+void sandbox_main(const Base& base, const SandboxPlan& plan) {
+  Failure failure;
+  int control = plan.control_fd;
+  bool done = join_cgroups(plan, &failure);
+  if (done) {
+    prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+    setsid();
+    volunteer_for_oom(base);
+    if (!plan.request.network) raise_loopback();
+    done = enter_root(base, plan, &failure) && enter_user_namespace(base, plan, &failure);
+  }
+  if (done) {
+    set_limits(plan.request);
+    done = drop_privileges(base, &failure) &&
+           (keep_control_only(plan, &control) || failure.set("close descriptors"));
+  }
+  if (!done) {
+    wire::InitReply reply{};
+    reply.header.op = wire::InitOp::failed;
+    reply.error = failure.error;
+    memcpy(reply.text, failure.text, sizeof reply.text);
+    send_packet(control, &reply, sizeof reply, nullptr, 0);
+    _exit(1);
+  }
+  prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);  // changing ids cleared it
+  pid1_loop(control, base.root_mode);
+}
+
+}  // namespace espalier::envs::init

@@ -1,0 +1,53 @@
+// Environment over a sandbox.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "envs/environment.h"
+#include "envs/sandbox/sandbox.h"
+
+namespace espalier::envs::sandbox {
+
+/// What an environment's operations work on; outlives the environment while one is in progress.
+/// Used on the reactor's thread.
+struct EnvironmentState {
+  std::shared_ptr<Core> core;
+  std::shared_ptr<Sandbox> sandbox;  // replaced by fork() and snapshot()
+  bool closed = false;
+};
+
+/// Thread contract: as Environment. Starts, forks and restores are the free functions below.
+class LocalEnvironment : public Environment {
+ public:
+  explicit LocalEnvironment(std::shared_ptr<EnvironmentState> state);
+  ~LocalEnvironment() override;
+
+  void run(std::string command, Deadline deadline, Completion<Observation> done) override;
+  void interrupt() override;
+  void fork(Completion<Fork> done) override;
+  void snapshot(Completion<SnapshotId> done) override;
+  void exec(ExecSpec spec, Deadline deadline, Completion<Observation> done) override;
+  void put_file(std::string path, std::string content, unsigned mode,
+                Completion<common::Done> done) override;
+  void put_tree(std::string path, const std::filesystem::path& from,
+                Completion<common::Done> done) override;
+  std::optional<std::string> read_file(const std::string& path, size_t max_bytes) override;
+
+ private:
+  std::shared_ptr<EnvironmentState> state_;
+};
+
+/// Starts a sandbox and wraps it. On the reactor's thread.
+void start_environment(const std::shared_ptr<Core>& core, SandboxSeed seed,
+                       Completion<EnvironmentPtr> done);
+
+/// Writes the shell's state down. Errors: NotForkable when something besides init and shell runs in
+/// the sandbox, or the shell's state is more than bash can say. The sandbox is unharmed. On the
+/// reactor's thread.
+void dump_shell(const std::shared_ptr<Sandbox>& sandbox, Completion<std::string> done);
+
+/// fork() by value (fork.cc). On the reactor's thread.
+void fork_by_value(const std::shared_ptr<EnvironmentState>& state, Completion<Fork> done);
+
+}  // namespace espalier::envs::sandbox

@@ -1,0 +1,610 @@
+#include "envs/sandbox/sandbox.h"
+
+#include <fcntl.h>
+#include <linux/openat2.h>
+#include <signal.h>
+#include <sys/epoll.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+
+#include "common/error.h"
+#include "envs/sandbox/shell.h"
+
+namespace espalier::envs::sandbox {
+namespace {
+
+constexpr auto kGrace =
+    std::chrono::milliseconds(300);                  // for the shell, once its command was killed
+constexpr auto kBackstop = std::chrono::seconds(3);  // for init, once told to kill the shell
+constexpr auto kStartTimeout = std::chrono::seconds(30);
+constexpr auto kQueryTimeout = std::chrono::seconds(5);
+constexpr size_t kReadChunk = 64 * 1024;
+constexpr size_t kReadsPerEvent = 4;  // leaves the other sandboxes their turn when one floods
+constexpr size_t kReadsPerDrain = 64;
+constexpr size_t kMaxStatusBytes = 8 << 20;
+
+std::exception_ptr sandbox_error(const std::string& text) {
+  return std::make_exception_ptr(common::SandboxError(text));
+}
+
+int64_t microseconds_since(Clock::time_point start) {
+  return std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - start).count();
+}
+
+int code_of(int wait_status) {
+  return WIFEXITED(wait_status) ? WEXITSTATUS(wait_status) : 128 + WTERMSIG(wait_status);
+}
+
+/// Appends what is readable; false when the other end is closed.
+bool read_available(int fd, size_t reads, const std::function<void(std::string_view)>& take) {
+  thread_local char buffer[kReadChunk];
+  for (size_t i = 0; i < reads; ++i) {
+    ssize_t n = read(fd, buffer, sizeof buffer);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return errno == EAGAIN;
+    if (n == 0) return false;
+    take({buffer, size_t(n)});
+    if (size_t(n) < sizeof buffer) return true;
+  }
+  return true;
+}
+
+template <class T>
+std::string bytes_of(const T& value) {
+  return {reinterpret_cast<const char*>(&value), sizeof value};
+}
+
+std::string pack_strings(const std::vector<std::string>& strings) {
+  std::string out;
+  for (const std::string& text : strings) out.append(text.c_str(), text.size() + 1);
+  return out;
+}
+
+std::string exec_message(uint32_t flags, const std::vector<int>& targets, const std::string& cwd,
+                         const std::vector<std::string>& argv,
+                         const std::vector<std::string>& env) {
+  wire::ExecRequest request{};
+  request.header.op = wire::InitOp::exec;
+  request.flags = flags;
+  request.fd_count = uint32_t(targets.size());
+  std::copy(targets.begin(), targets.end(), request.targets);
+  request.argv_count = uint32_t(argv.size());
+  request.env_count = uint32_t(env.size());
+  std::string strings = pack_strings({cwd}) + pack_strings(argv) + pack_strings(env);
+  request.string_bytes = uint32_t(strings.size());
+  std::string message = bytes_of(request) + strings;
+  if (message.size() >= wire::kMaxMessageBytes)
+    throw common::SandboxError("exec " + argv.front() + ": arguments and variables of " +
+                               std::to_string(message.size()) + " bytes; at most " +
+                               std::to_string(wire::kMaxMessageBytes));
+  return message;
+}
+
+}  // namespace
+
+Sandbox::Sandbox(std::shared_ptr<Core> core, SandboxSeed seed)
+    : core_(std::move(core)),
+      seed_(std::move(seed)),
+      output_buffer_(seed_.spec.limits.output_bytes) {}
+
+Sandbox::~Sandbox() = default;
+
+void Sandbox::start(const std::shared_ptr<Core>& core, SandboxSeed seed,
+                    Completion<std::shared_ptr<Sandbox>> done) {
+  std::shared_ptr<Sandbox> sandbox(new Sandbox(core, std::move(seed)));
+  try {
+    sandbox->spawn(done);
+  } catch (const common::Error&) {
+    done(std::current_exception());
+  }
+}
+
+void Sandbox::spawn(Completion<std::shared_ptr<Sandbox>> done) {
+  if (core_->closing) throw common::Cancelled("start a sandbox: the backend is closing");
+  const Limits& limits = seed_.spec.limits;
+  upper_ = core_->new_layer();
+  cgroup_ = core_->cgroups.take(limits);
+  wire::SpawnRequest request{};
+  request.header.op = wire::SpawnerOp::spawn;
+  request.header.id = upper_->id();
+  request.upper_bytes = limits.disk_bytes;
+  request.upper_inodes = limits.disk_inodes;
+  request.data_limit = core_->cgroups.limits_memory() ? 0 : limits.memory_bytes;
+  request.process_limit =
+      core_->cgroups.limits_processes() || !limits.pids ? 0 : uint32_t(limits.pids + 2);
+  request.network = seed_.spec.network;
+  request.layer_count = uint32_t(seed_.layers.size());
+  std::string message = bytes_of(request);
+  for (const LayerPtr& layer : seed_.layers) message += bytes_of(uint64_t{layer->id()});
+
+  auto [ours, theirs] = make_socket_pair();
+  control_ = std::move(ours);
+  std::vector<Fd> fds;
+  fds.push_back(std::move(theirs));
+  if (cgroup_)
+    for (const Fd& procs : cgroup_->procs) fds.emplace_back(fcntl(procs.get(), F_DUPFD_CLOEXEC, 0));
+  core_->sandboxes.insert(shared_from_this());
+  started_ = std::move(done);
+  auto self = shared_from_this();
+  core_->spawner.call(std::move(message), std::move(fds),
+                      [self](common::Result<SpawnerReplyFds> r) {
+                        if (!r.ok()) {
+                          try {
+                            std::move(r).get();
+                          } catch (const std::exception& e) {
+                            self->fail(e.what());
+                          }
+                          self->on_reaped();
+                          return;
+                        }
+                        self->started_with(std::move(r.value().fds));
+                      });
+  try {
+    start_shell();
+    watch_descriptors();
+  } catch (const common::Error& e) {
+    kill(nullptr);
+    fail(e.what());
+  }
+}
+
+/// Everything the shell needs is sent ahead: it waits in the socket and the pipe until init is
+/// there.
+void Sandbox::start_shell() {
+  Pipe command = make_pipe(false, true), output = make_pipe(true, false),
+       status = make_pipe(true, false);
+  uint32_t agent = core_->spawner.outer_uid(wire::kSandboxAgent);
+  // Programs reopen these by /dev/stdout; bash reopens its command pipe by /dev/fd.
+  for (int fd : {command.read.get(), output.write.get()})
+    if (fchown(fd, agent, core_->spawner.root_mode() ? agent : getegid()))
+      throw_errno("give a pipe to the sandbox's user");
+  std::vector<int> fds = {output.write.get(), command.read.get(), status.write.get()};
+  std::vector<int> targets = {1, kShellCommandFd, kShellStatusFd};
+  Fd state;
+  if (!seed_.restore.empty()) {
+    state = make_memory_file("shell-state", seed_.restore);
+    fds.push_back(state.get());
+    targets.push_back(kShellStateFd);
+  }
+  const EnvironmentSpec& spec = seed_.spec;
+  auto env = environment_strings("/home/agent", {&spec.variables});
+  std::string message = exec_message(wire::kExecShell, targets,
+                                     seed_.restore.empty() ? spec.workdir : "/", shell_argv(), env);
+  shell_ticket_ = send_init(std::move(message), fds, [this](common::Result<wire::InitReply> r) {
+    if (r.ok() && r.value().error)
+      fail("start bash in " + seed_.spec.workdir + ": " + std::strerror(r.value().error));
+  });
+  command_ = std::move(command.write);
+  output_ = std::move(output.read);
+  status_ = std::move(status.read);
+  running_.emplace();
+  running_->mode = Mode::command;
+  running_->started = Clock::now();
+  auto self = shared_from_this();
+  running_->done = [self](common::Result<Observation> r) {
+    self->shell_ready_ = r.ok() && !r.value().shell_exited;
+    if (r.ok() && r.value().shell_exited) return self->fail("the shell ended at its start");
+    self->maybe_started();
+  };
+  running_->timer = core_->reactor.call_at(Clock::now() + kStartTimeout, [self] {
+    self->kill(nullptr);
+    self->fail("the sandbox did not answer within 30 s of its start");
+  });
+  send_line(shell_start_line(!seed_.restore.empty()));
+}
+
+void Sandbox::watch_descriptors() {
+  auto self = shared_from_this();
+  core_->reactor.watch(control_.get(), EPOLLIN,
+                       [self](uint32_t events) { self->on_control(events); });
+  core_->reactor.watch(output_.get(), EPOLLIN,
+                       [self](uint32_t events) { self->on_output(events); });
+  core_->reactor.watch(status_.get(), EPOLLIN,
+                       [self](uint32_t events) { self->on_status(events); });
+  core_->reactor.watch(command_.get(), 0, [self](uint32_t events) {
+    if (events & (EPOLLOUT | EPOLLERR)) self->flush_command();
+  });
+}
+
+void Sandbox::started_with(std::vector<Fd> fds) {
+  if (fds.size() != 2) return fail("the supervisor's answer lacks descriptors");
+  pidfd_ = std::move(fds[0]);
+  root_ = std::move(fds[1]);
+  auto self = shared_from_this();
+  core_->reactor.watch(pidfd_.get(), EPOLLIN, [self](uint32_t) { self->on_reaped(); });
+  if (killed_) syscall(SYS_pidfd_send_signal, pidfd_.get(), SIGKILL, nullptr, 0);
+  maybe_started();
+}
+
+void Sandbox::maybe_started() {
+  if (!started_ || !shell_ready_ || !pidfd_) return;
+  output_buffer_.take();
+  last_exit_code_ = seed_.last_exit_code;
+  std::exchange(started_, nullptr)(shared_from_this());
+}
+
+// ---- commands
+// -------------------------------------------------------------------------------------
+
+void Sandbox::run(std::string command, Deadline deadline, Completion<Observation> done) {
+  if (!broken_.empty()) return done(sandbox_error("run a command: " + broken_));
+  if (shell_status_) return done(sandbox_error("run a command: the session's shell has ended"));
+  running_.emplace();
+  running_->mode = Mode::command;
+  running_->done = std::move(done);
+  running_->started = Clock::now();
+  auto self = shared_from_this();
+  if (deadline != Deadline::max())
+    running_->timer = core_->reactor.call_at(deadline, [self] { self->on_deadline(); });
+  send_line(shell_command_line(command, last_exit_code_));
+}
+
+void Sandbox::query(std::string text, Completion<std::string> done) {
+  if (!broken_.empty()) return done(sandbox_error("ask the shell: " + broken_));
+  running_.emplace();
+  running_->mode = Mode::query;
+  running_->answered = std::move(done);
+  running_->started = Clock::now();
+  auto self = shared_from_this();
+  running_->timer = core_->reactor.call_at(Clock::now() + kQueryTimeout, [self] {
+    auto answered = std::move(self->running_->answered);
+    self->running_.reset();
+    answered(std::make_exception_ptr(common::NotForkable("the shell does not answer")));
+  });
+  send_line(shell_query_line(text));
+}
+
+void Sandbox::interrupt() {
+  if (!running_ || running_->mode != Mode::command || running_->timed_out || !running_->timer)
+    return;
+  core_->reactor.cancel(*running_->timer);
+  on_deadline();
+}
+
+void Sandbox::send_line(std::string line) {
+  command_pending_ += line;
+  flush_command();
+}
+
+void Sandbox::flush_command() {
+  while (!command_pending_.empty()) {
+    ssize_t n = write(command_.get(), command_pending_.data(), command_pending_.size());
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0 && errno == EAGAIN) {
+      core_->reactor.rearm(command_.get(), EPOLLOUT);
+      return;
+    }
+    if (n < 0) {  // the shell is gone: its exit is reported by init
+      command_pending_.clear();
+      core_->reactor.unwatch(command_.get());
+      return;
+    }
+    command_pending_.erase(0, size_t(n));
+  }
+  core_->reactor.rearm(command_.get(), 0);
+}
+
+void Sandbox::on_output(uint32_t) {
+  if (!read_available(output_.get(), kReadsPerEvent,
+                      [this](std::string_view bytes) { output_buffer_.append(bytes); }))
+    core_->reactor.unwatch(output_.get());
+}
+
+void Sandbox::drain_output() {
+  read_available(output_.get(), kReadsPerDrain,
+                 [this](std::string_view bytes) { output_buffer_.append(bytes); });
+}
+
+void Sandbox::on_status(uint32_t) {
+  bool open = read_available(status_.get(), kReadsPerEvent,
+                             [this](std::string_view bytes) { status_text_ += bytes; });
+  if (!open) core_->reactor.unwatch(status_.get());
+  if (status_text_.size() > kMaxStatusBytes) status_text_.clear();
+  on_status_text();
+}
+
+void Sandbox::on_status_text() {
+  if (!running_ || running_->finishing) return;
+  if (running_->mode == Mode::query) {
+    size_t end = status_text_.rfind(kQueryEnd);
+    if (end == std::string::npos) return;
+    std::string answer = status_text_.substr(0, end);
+    status_text_.clear();
+    if (running_->timer) core_->reactor.cancel(*running_->timer);
+    auto answered = std::move(running_->answered);
+    running_.reset();
+    answered(std::move(answer));
+    return;
+  }
+  size_t end = status_text_.find('\n');
+  if (end == std::string::npos) return;
+  int code = std::atoi(status_text_.c_str());
+  status_text_.clear();
+  finish(code & 255, false);
+}
+
+void Sandbox::finish(int exit_code, bool shell_exited) {
+  if (running_->timer) core_->reactor.cancel(*running_->timer);
+  running_->finishing = true;
+  drain_output();
+  Observation observation;
+  observation.output_bytes = output_buffer_.total_bytes();
+  observation.output = output_buffer_.take();
+  observation.exit_code = exit_code;
+  observation.timed_out = running_->timed_out;
+  observation.shell_exited = shell_exited;
+  observation.duration_us = microseconds_since(running_->started);
+  last_exit_code_ = exit_code;
+  auto self = shared_from_this();
+  core_->after_delay([self, observation = std::move(observation)]() mutable {
+    if (!self->running_) return;
+    auto done = std::move(self->running_->done);
+    self->running_.reset();
+    done(std::move(observation));
+  });
+}
+
+void Sandbox::shell_ended(int wait_status) {
+  shell_status_ = code_of(wait_status);
+  if (!running_ || running_->finishing) return;
+  if (running_->mode == Mode::command) return finish(*shell_status_, true);
+  if (running_->timer) core_->reactor.cancel(*running_->timer);
+  auto answered = std::move(running_->answered);
+  running_.reset();
+  answered(std::make_exception_ptr(common::NotForkable("the session's shell has ended")));
+}
+
+void Sandbox::on_deadline() {
+  if (!running_ || running_->finishing) return;
+  running_->timed_out = true;
+  running_->timer.reset();
+  kill_command(false);
+}
+
+/// Kills the command's processes; where the shell does not come back, the shell; where init does
+/// not manage that, the sandbox.
+void Sandbox::kill_command(bool whole_shell) {
+  wire::KillRequest request{};
+  request.header.op = wire::InitOp::kill;
+  request.all = whole_shell;
+  auto self = shared_from_this();
+  send_init(bytes_of(request), {}, [](common::Result<wire::InitReply>) {});
+  auto wait = whole_shell ? Clock::duration(kBackstop) : Clock::duration(kGrace);
+  if (!running_) return;
+  running_->timer = core_->reactor.call_at(Clock::now() + wait, [self, whole_shell] {
+    if (!self->running_ || self->running_->finishing) return;
+    self->running_->timer.reset();
+    if (!whole_shell) return self->kill_command(true);
+    self->kill(nullptr);
+    self->fail("the command could not be killed");
+  });
+}
+
+// ---- init
+// -----------------------------------------------------------------------------------------
+
+uint32_t Sandbox::send_init(std::string message, std::vector<int> fds, Answer answer) {
+  wire::InitHeader header;
+  std::memcpy(&header, message.data(), sizeof header);
+  header.ticket = next_ticket_++;
+  std::memcpy(message.data(), &header, sizeof header);
+  answers_.emplace(header.ticket, std::move(answer));
+  try {
+    if (!send_packet(control_.get(), message, fds))
+      throw common::SandboxError("the sandbox's init does not take requests");
+  } catch (const common::Error& e) {
+    fail(e.what());
+  }
+  return header.ticket;
+}
+
+void Sandbox::on_control(uint32_t) {
+  Packet packet;
+  auto self = shared_from_this();
+  while (control_ && receive_packet(control_.get(), &packet)) {
+    if (packet.closed) {
+      core_->reactor.unwatch(control_.get());
+      fail("the sandbox was killed, perhaps for want of memory");
+      return;
+    }
+    wire::InitReply reply;
+    if (packet.bytes.size() != sizeof reply) continue;
+    std::memcpy(&reply, packet.bytes.data(), sizeof reply);
+    on_init_reply(reply);
+  }
+}
+
+void Sandbox::on_init_reply(const wire::InitReply& reply) {
+  uint32_t ticket = reply.header.ticket;
+  if (reply.header.op == wire::InitOp::failed)
+    return fail("set up the sandbox: " +
+                std::string(reply.text, strnlen(reply.text, sizeof reply.text)));
+  if (reply.header.op == wire::InitOp::exited) {
+    if (ticket == shell_ticket_) return shell_ended(reply.value);
+    return process_ended(ticket, reply.value);
+  }
+  auto found = answers_.find(ticket);
+  if (found == answers_.end()) return;
+  Answer answer = std::move(found->second);
+  answers_.erase(found);
+  answer(reply);
+}
+
+void Sandbox::exec(ExecSpec spec, Deadline deadline, Completion<Observation> done) {
+  if (!broken_.empty()) return done(sandbox_error("exec: " + broken_));
+  if (spec.argv.empty()) return done(sandbox_error("exec: argv is empty"));
+  Pipe output = make_pipe(true, false);
+  uint32_t agent =
+      core_->spawner.outer_uid(spec.as_root ? wire::kSandboxRoot : wire::kSandboxAgent);
+  if (core_->spawner.root_mode() && fchown(output.write.get(), agent, agent))
+    throw_errno("give a pipe away");
+  auto env = environment_strings(spec.as_root ? "/root" : "/home/agent",
+                                 {&seed_.spec.variables, &spec.variables});
+  std::string message =
+      exec_message(spec.as_root ? uint32_t{wire::kExecAsRoot} : 0, {1, 2},
+                   spec.cwd.empty() ? seed_.spec.workdir : spec.cwd, spec.argv, env);
+  auto self = shared_from_this();
+  std::string program = spec.argv.front();
+  uint32_t ticket =
+      send_init(std::move(message), {output.write.get(), output.write.get()},
+                [self, program, ticket = next_ticket_](common::Result<wire::InitReply> r) {
+                  if (r.ok() && !r.value().error) return;
+                  auto found = self->processes_.find(ticket);
+                  if (found == self->processes_.end()) return;
+                  // As a shell says it: not found, or not executable.
+                  int error = r.ok() ? r.value().error : EIO;
+                  std::string text = program + ": " + std::strerror(error) + "\n";
+                  found->second.buffer.append(text);
+                  self->process_ended(ticket, (error == ENOENT ? 127 : 126) << 8);
+                });
+  if (!broken_.empty()) return done(sandbox_error("exec: " + broken_));
+  Process process{
+      std::move(done), std::move(output.read), OutputBuffer(seed_.spec.limits.output_bytes),
+      Clock::now(),    std::nullopt,           false};
+  int fd = process.output.get();
+  if (deadline != Deadline::max())
+    process.timer = core_->reactor.call_at(deadline, [self, ticket] {
+      auto found = self->processes_.find(ticket);
+      if (found == self->processes_.end()) return;
+      found->second.timed_out = true;
+      found->second.timer.reset();
+      self->kill_command(false);
+    });
+  processes_.emplace(ticket, std::move(process));
+  core_->reactor.watch(fd, EPOLLIN, [self, ticket, fd](uint32_t) {
+    auto found = self->processes_.find(ticket);
+    if (found == self->processes_.end() ||
+        !read_available(fd, kReadsPerEvent,
+                        [&](std::string_view bytes) { found->second.buffer.append(bytes); }))
+      self->core_->reactor.unwatch(fd);
+  });
+}
+
+void Sandbox::process_ended(uint32_t ticket, int wait_status) {
+  auto found = processes_.find(ticket);
+  if (found == processes_.end()) return;
+  Process process = std::move(found->second);
+  processes_.erase(found);
+  if (process.timer) core_->reactor.cancel(*process.timer);
+  core_->reactor.unwatch(process.output.get());
+  read_available(process.output.get(), kReadsPerDrain,
+                 [&](std::string_view bytes) { process.buffer.append(bytes); });
+  Observation observation;
+  observation.output_bytes = process.buffer.total_bytes();
+  observation.output = process.buffer.take();
+  observation.exit_code = code_of(wait_status);
+  observation.timed_out = process.timed_out;
+  observation.duration_us = microseconds_since(process.started);
+  core_->after_delay(
+      [done = std::move(process.done), observation = std::move(observation)]() mutable {
+        done(std::move(observation));
+      });
+}
+
+void Sandbox::put(std::string path, bool replace, Fd pack, Completion<common::Done> done) {
+  if (!broken_.empty()) return done(sandbox_error("write " + path + ": " + broken_));
+  wire::PutRequest request{};
+  request.header.op = wire::InitOp::put;
+  request.replace = replace;
+  request.path_bytes = uint32_t(path.size());
+  send_init(bytes_of(request) + path + '\0', {pack.get()},
+            [done, path](common::Result<wire::InitReply> r) {
+              if (!r.ok()) return done(r.error());
+              const wire::InitReply& reply = r.value();
+              if (!reply.error) return done(common::Done{});
+              done(sandbox_error("write below " + path + ": " + reply.text));
+            });
+}
+
+void Sandbox::inspect(Completion<Inspection> done) {
+  if (!broken_.empty()) return done(sandbox_error("inspect the sandbox: " + broken_));
+  wire::InitHeader request{wire::InitOp::inspect, 0};
+  send_init(bytes_of(request), {}, [done](common::Result<wire::InitReply> r) {
+    if (!r.ok()) return done(r.error());
+    done(Inspection{r.value().value, r.value().text});
+  });
+}
+
+std::optional<std::string> Sandbox::read_file(const std::string& path, size_t max_bytes) const {
+  open_how how{};
+  how.flags = O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC;
+  how.resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_XDEV;
+  Fd fd;
+  for (int tries = 0; tries < 16 && !fd; ++tries) {
+    fd.reset(int(syscall(SYS_openat2, root_.get(), path.c_str(), &how, sizeof how)));
+    if (!fd && errno != EAGAIN) break;  // EAGAIN: a rename raced with the walk
+  }
+  struct stat st;
+  if (!fd || fstat(fd.get(), &st) || !S_ISREG(st.st_mode)) return std::nullopt;
+  std::string content(std::min(size_t(st.st_size), max_bytes), '\0');
+  size_t used = 0;
+  while (used < content.size()) {
+    ssize_t n = ::read(fd.get(), content.data() + used, content.size() - used);
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) break;
+    used += size_t(n);
+  }
+  content.resize(used);
+  return content;
+}
+
+// ---- the end
+// --------------------------------------------------------------------------------------
+
+/// The sandbox can do nothing more: everything that waits for it fails.
+void Sandbox::fail(const std::string& why) {
+  if (broken_.empty()) broken_ = why;
+  auto self = shared_from_this();
+  auto error = killed_ ? std::make_exception_ptr(common::Cancelled("the sandbox was closed"))
+                       : sandbox_error(why);
+  if (running_ && !running_->finishing) {
+    if (running_->timer) core_->reactor.cancel(*running_->timer);
+    Running running = std::move(*running_);
+    running_.reset();
+    if (running.done) running.done(error);
+    if (running.answered) running.answered(error);
+  }
+  auto processes = std::move(processes_);
+  processes_.clear();
+  for (auto& [ticket, process] : processes) {
+    if (process.timer) core_->reactor.cancel(*process.timer);
+    core_->reactor.unwatch(process.output.get());
+    process.done(error);
+  }
+  auto answers = std::move(answers_);
+  answers_.clear();
+  for (auto& [ticket, answer] : answers) answer(error);
+  if (started_) std::exchange(started_, nullptr)(sandbox_error("start a sandbox: " + why));
+}
+
+void Sandbox::kill(std::function<void()> gone) {
+  if (gone) gone_ = std::move(gone);
+  if (!core_->sandboxes.count(shared_from_this())) {  // reaped already
+    if (gone_) std::exchange(gone_, nullptr)();
+    return;
+  }
+  if (killed_) return;
+  killed_ = true;
+  if (pidfd_) syscall(SYS_pidfd_send_signal, pidfd_.get(), SIGKILL, nullptr, 0);
+  fail("the sandbox was closed");
+}
+
+void Sandbox::on_reaped() {
+  auto self = shared_from_this();
+  fail("the sandbox has ended");
+  for (Fd* fd : {&control_, &command_, &output_, &status_, &pidfd_}) {
+    if (*fd) core_->reactor.unwatch(fd->get());
+    fd->reset();
+  }
+  if (killed_) root_.reset();
+  core_->cgroups.give_back(seed_.spec.limits, std::move(cgroup_));
+  core_->sandboxes.erase(self);
+  if (gone_) std::exchange(gone_, nullptr)();
+}
+
+}  // namespace espalier::envs::sandbox

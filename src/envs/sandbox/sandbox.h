@@ -1,0 +1,127 @@
+// One running sandbox: its init, its shell, the pipes to them, and the commands that pass through.
+#pragma once
+
+#include <chrono>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "envs/environment.h"
+#include "envs/sandbox/core.h"
+#include "envs/sandbox/output_buffer.h"
+
+namespace espalier::envs::sandbox {
+
+/// What a sandbox is started from.
+struct SandboxSeed {
+  EnvironmentSpec spec;
+  std::vector<LayerPtr> layers;  // topmost first, the skeleton left out
+  std::string restore;           // bash text that sets a dumped shell state; empty: a new session
+  int last_exit_code = 0;        // what $? shows to the first command
+};
+
+struct Inspection {
+  int other_processes = 0;
+  std::string shell_busy;  // why the shell cannot be written down; empty: it can
+};
+
+/// Thread contract: the reactor's thread. Kept alive by the backend until its processes are gone.
+class Sandbox : public std::enable_shared_from_this<Sandbox> {
+ public:
+  /// Errors of done: SandboxError.
+  static void start(const std::shared_ptr<Core>& core, SandboxSeed seed,
+                    Completion<std::shared_ptr<Sandbox>> done);
+  ~Sandbox();
+
+  const std::shared_ptr<Core>& core() const { return core_; }
+  const SandboxSeed& seed() const { return seed_; }
+  const LayerPtr& upper() const { return upper_; }
+  int last_exit_code() const { return last_exit_code_; }
+
+  void run(std::string command, Deadline deadline, Completion<Observation> done);
+  /// Runs text in the shell that writes its answer to descriptor 201, and gives the answer.
+  void query(std::string text, Completion<std::string> done);
+  void interrupt();
+  void exec(ExecSpec spec, Deadline deadline, Completion<Observation> done);
+  void put(std::string path, bool replace, Fd pack, Completion<common::Done> done);
+  void inspect(Completion<Inspection> done);
+  /// May be called from any thread while the caller holds a reference.
+  std::optional<std::string> read_file(const std::string& path, size_t max_bytes) const;
+
+  /// Kills everything; `gone` (may be null) is called when the last process is. What is in progress
+  /// fails with Cancelled.
+  void kill(std::function<void()> gone);
+
+ private:
+  enum class Mode { command, query };
+  /// The command or query the shell is executing.
+  struct Running {
+    Mode mode;
+    Completion<Observation> done;
+    Completion<std::string> answered;
+    Clock::time_point started;
+    std::optional<Reactor::TimerId> timer;
+    bool timed_out = false;
+    bool finishing = false;
+  };
+  struct Process {
+    Completion<Observation> done;
+    Fd output;
+    OutputBuffer buffer;
+    Clock::time_point started;
+    std::optional<Reactor::TimerId> timer;
+    bool timed_out = false;
+  };
+  using Answer = std::function<void(common::Result<wire::InitReply>)>;
+
+  Sandbox(std::shared_ptr<Core> core, SandboxSeed seed);
+  void spawn(Completion<std::shared_ptr<Sandbox>> done);
+  void start_shell();
+  void watch_descriptors();
+  void started_with(std::vector<Fd> fds);
+  void maybe_started();
+
+  void send_line(std::string line);
+  void flush_command();
+  void on_output(uint32_t events);
+  void drain_output();
+  void on_status(uint32_t events);
+  void on_status_text();
+  void finish(int exit_code, bool shell_exited);
+  void shell_ended(int wait_status);
+  void on_deadline();
+  void kill_command(bool whole_shell);
+
+  uint32_t send_init(std::string message, std::vector<int> fds, Answer answer);
+  void on_control(uint32_t events);
+  void on_init_reply(const wire::InitReply& reply);
+  void process_ended(uint32_t ticket, int wait_status);
+  void fail(const std::string& why);
+  void on_reaped();
+
+  std::shared_ptr<Core> core_;
+  SandboxSeed seed_;
+  LayerPtr upper_;
+  std::unique_ptr<Cgroup> cgroup_;
+  Fd control_, command_, output_, status_, pidfd_, root_;
+  Completion<std::shared_ptr<Sandbox>> started_;
+  bool shell_ready_ = false;
+  std::string command_pending_;
+  std::string status_text_;
+  OutputBuffer output_buffer_;
+  std::optional<Running> running_;
+  std::unordered_map<uint32_t, Process> processes_;
+  std::unordered_map<uint32_t, Answer> answers_;
+  uint32_t next_ticket_ = 1;
+  uint32_t shell_ticket_ = 0;
+  std::optional<int> shell_status_;  // set when the shell has ended
+  int last_exit_code_ = 0;
+  std::string broken_;  // why nothing works any more
+  bool killed_ = false;
+  std::function<void()> gone_;
+};
+
+}  // namespace espalier::envs::sandbox

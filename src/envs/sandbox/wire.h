@@ -1,0 +1,150 @@
+// Messages between the trainer, the spawner and the init of each sandbox (SOCK_SEQPACKET, one
+// message a packet, file descriptors beside it by SCM_RIGHTS). Both ends are built from this header
+// and never outlive one another, so the layout needs no version. Includes nothing but C headers:
+// the static supervisor program uses it too.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace espalier::envs::wire {
+
+inline constexpr size_t kMaxMessageBytes = 160 * 1024;
+inline constexpr size_t kMaxFds = 8;
+inline constexpr size_t kMaxTextBytes = 512;
+inline constexpr size_t kMaxLayers = 400;  // overlay allows 500 lower directories
+
+inline constexpr uint32_t kSandboxRoot = 0;      // uid and gid of the sandbox's root
+inline constexpr uint32_t kSandboxAgent = 1000;  // uid and gid of the agent
+
+// ---- trainer <-> spawner ------------------------------------------------------------------------
+
+enum class SpawnerOp : uint32_t {
+  configure = 1,  // ConfigureRequest, seccomp program; replied when the skeleton stands
+  spawn,      // SpawnRequest, fds: control socket, cgroup files; reply fds: pidfd, root directory
+  add_layer,  // LayerRequest, fd: pack; a new read-only layer holding it
+  seal,       // id: the dead sandbox's upper becomes a read-only layer
+  drop,       // id: unmount an upper or a layer; no reply
+  is_empty,   // id: reply value 1 when nothing was written to the upper
+  export_layer,  // id, fd: pack is written into the pipe; replied when it has been written
+};
+
+struct SpawnerHeader {
+  SpawnerOp op;
+  uint32_t reserved;
+  uint64_t id;      // of a sandbox's upper or of a layer: one number space
+  uint64_t ticket;  // echoed in the reply
+};
+
+struct ConfigureRequest {
+  SpawnerHeader header;
+  uint32_t uid_base;          // root mode: sandbox uid 0 is this uid outside
+  uint32_t seccomp_bytes;     // struct sock_filter[] follows
+  uint32_t force_disk_upper;  // tests: behave as a kernel whose tmpfs lacks user xattrs
+  uint32_t reserved;
+};
+
+struct SpawnRequest {
+  SpawnerHeader header;
+  uint64_t upper_bytes;    // 0: no cap
+  uint64_t upper_inodes;   // 0: no cap
+  uint64_t data_limit;     // RLIMIT_DATA, 0: none
+  uint32_t process_limit;  // RLIMIT_NPROC, 0: none
+  uint32_t network;        // 1: the host's network namespace
+  uint32_t layer_count;    // uint64_t ids follow, topmost first; the skeleton is implied
+  uint32_t reserved;
+};
+
+struct LayerRequest {
+  SpawnerHeader header;
+  uint64_t bytes;  // size of the file system to make
+  uint64_t inodes;
+};
+
+struct SpawnerReply {
+  SpawnerHeader header;
+  int32_t error;  // errno, 0: done
+  uint32_t value;
+  char text[kMaxTextBytes];  // what failed, when error is set
+};
+
+enum ConfigureFlags : uint32_t {
+  kModeRoot = 1,       // shifted uids, mounts made by the real root
+  kModeDiskUpper = 2,  // uppers are directories on disk: no size cap
+};
+
+// ---- trainer <-> init ---------------------------------------------------------------------------
+
+enum class InitOp : uint32_t {
+  exec = 1,  // ExecRequest, fds; replies: started, later exited
+  put,       // PutRequest, fd: pack; reply: done
+  inspect,   // reply: done, value = processes beside init and shell, text = why the shell is not
+             // idle
+  kill,      // KillRequest; reply: done, value = processes left
+  started,   // value = pid
+  exited,    // value = wait status
+  done,
+  failed,  // set-up of the sandbox failed: text says where; init is gone
+};
+
+enum ExecFlags : uint32_t {
+  kExecShell = 1,   // the session's shell: spared by kill(others), watched by inspect
+  kExecAsRoot = 2,  // the sandbox's root instead of the agent
+};
+
+struct InitHeader {
+  InitOp op;
+  uint32_t ticket;
+};
+
+struct ExecRequest {
+  InitHeader header;
+  uint32_t flags;
+  uint32_t fd_count;  // fds[i] becomes descriptor targets[i]
+  int32_t targets[kMaxFds];
+  uint32_t argv_count;
+  uint32_t env_count;
+  uint32_t string_bytes;  // cwd, argv, env: NUL-terminated strings follow
+};
+
+struct PutRequest {
+  InitHeader header;
+  uint32_t replace;     // 1: remove what is at path first
+  uint32_t path_bytes;  // directory, NUL-terminated, follows
+};
+
+struct KillRequest {
+  InitHeader header;
+  uint32_t all;  // 1: the shell too
+};
+
+struct InitReply {
+  InitHeader header;
+  int32_t error;  // errno
+  int32_t value;
+  char text[kMaxTextBytes];
+};
+
+// ---- packs: a directory tree as a stream of entries
+// ----------------------------------------------
+
+inline constexpr uint32_t kPackMagic = 0x4b505345;  // "ESPK"
+
+enum PackFlags : uint32_t { kPackOpaque = 1 };  // overlay's "nothing below this directory shows"
+
+/// An entry; path (relative, no "..", no NUL) and then `size` bytes follow: a file's content or a
+/// symlink's target. Directories come before what is in them. A character device 0:0 is a whiteout.
+struct PackEntry {
+  uint32_t magic;
+  uint32_t mode;  // type and permissions, as st_mode
+  uint32_t uid;   // as seen inside the sandbox
+  uint32_t gid;
+  int64_t mtime_s;
+  uint32_t mtime_ns;
+  uint32_t flags;
+  uint64_t size;
+  uint32_t path_bytes;
+  uint32_t reserved;
+};
+
+}  // namespace espalier::envs::wire
