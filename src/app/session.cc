@@ -79,6 +79,8 @@ policy::SamplingOptions sampling_options(const common::Config& config, double te
 }
 
 Start start_point(const common::Config& config) {
+  for (const std::string& family : config.data.families)
+    envs::nursery::tier_of(family);  // TaskError when unknown
   if (!config.model.path.empty()) {
     const std::filesystem::path directory = config.model.path;
     return {policy::load_model(directory), policy::Tokenizer::load(directory / "tokenizer.json")};
@@ -94,9 +96,14 @@ std::unique_ptr<envs::Backend> make_backend(const common::Config& config,
                                             const std::filesystem::path& snapshots) {
   envs::SandboxOptions options;
   options.snapshot_dir = snapshots;
-  options.extra_command_delay_ms_max = config.env.inject_delay_ms;
+  options.extra_command_delay_ms_max = static_cast<int>(config.env.inject_delay_ms);
   options.delay_seed = config.seed;
-  return envs::make_sandbox_backend(options);
+  try {
+    return envs::make_sandbox_backend(options);
+  } catch (const common::SandboxError& error) {
+    throw common::Unsupported(
+        fmt::format("{}\nRun `espalier doctor` to see what this machine can do.", error.what()));
+  }
 }
 
 Session::Session(const common::Config& config_, SessionOptions options)

@@ -1,0 +1,46 @@
+// The names the configuration accepts are the names the registries know.
+#include <gtest/gtest.h>
+
+#include "common/config.h"
+#include "common/error.h"
+#include "learner/loss.h"
+#include "tree/advantage.h"
+#include "tree/fork_rule.h"
+#include "tree/ledger.h"
+
+namespace espalier {
+namespace {
+
+common::Config with(const std::string& override_text) {
+  return common::parse_config("{}", "test", {override_text});
+}
+
+/// The message that refuses a value no key has lists the values allowed.
+std::string allowed(const std::string& key) {
+  try {
+    with(key + "=no-such-name");
+  } catch (const common::ConfigError& error) {
+    return error.what();
+  }
+  return "";
+}
+
+void expect_same_names(const std::string& key, const std::vector<std::string>& names) {
+  const std::string message = allowed(key);
+  for (const std::string& name : names) {
+    EXPECT_NO_THROW(with(key + "=" + name)) << key;
+    EXPECT_NE(message.find(name), std::string::npos) << message;
+  }
+}
+
+TEST(Registries, MatchTheConfiguration) {
+  expect_same_names("algorithm.tree.fork_rule", tree::fork_rule_names());
+  expect_same_names("algorithm.adv_estimator", tree::estimator_names());
+  expect_same_names("learner.loss", learner::loss_names());
+  std::vector<std::string> units;
+  for (const auto& [unit, value] : tree::Spend().units()) units.push_back(unit);
+  expect_same_names("budget.unit", units);
+}
+
+}  // namespace
+}  // namespace espalier
