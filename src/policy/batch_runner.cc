@@ -1,16 +1,14 @@
 #include "policy/batch_runner.h"
 
-#include <ATen/ops/arange.h>
 #include <ATen/ops/log_softmax.h>
-#include <ATen/ops/scaled_dot_product_attention.h>
 #include <ATen/ops/tensor.h>
-#include <ATen/ops/zeros.h>
 #include <c10/core/InferenceMode.h>
 
 #include <algorithm>
-#include <limits>
+#include <functional>
 
 #include "common/error.h"
+#include "policy/cached_attention.h"
 #include "policy/kv_cache.h"
 #include "policy/prefill_plan.h"
 #include "policy/sampler.h"
@@ -110,15 +108,6 @@ struct BatchRunner::Impl {
   at::Tensor indices(const std::vector<int64_t>& values) const {
     return at::tensor(values, at::TensorOptions().dtype(at::kLong)).to(device);
   }
-  /// 0 where the key's position is at most the query's, −∞ elsewhere: query positions [...] → [...,
-  /// tokens].
-  at::Tensor causal_bias(const at::Tensor& query_positions, int64_t tokens) const {
-    const at::Tensor key_positions = at::arange(tokens, query_positions.options());
-    const at::Tensor hidden = key_positions > query_positions.unsqueeze(-1);
-    return at::zeros(hidden.sizes(), options())
-        .masked_fill_(hidden, -std::numeric_limits<double>::infinity());
-  }
-
   // ---- prefill ----
 
   void admit(std::vector<RowPtr> rows) {
@@ -184,99 +173,26 @@ struct BatchRunner::Impl {
     }
   }
 
-  /// The segments' tokens, packed; only the attention is padded.
   void prefill(const std::vector<PrefillSegment>& wave, const std::vector<size_t>& rows) {
-    std::vector<int64_t> tokens, positions, slot_index, local_row, local_column, begins;
-    int64_t width = 0, end = 0;
+    std::vector<int64_t> tokens;
+    TokenPlaces places;
     for (size_t i = 0; i < wave.size(); ++i) {
-      const PrefillSegment& segment = wave[i];
-      for (const Context* span : segment.spans) {
+      for (const Context* span : wave[i].spans) {
         const size_t base = span_begin(*span);
-        for (size_t p = std::max(segment.begin, base); p < std::min(segment.end, span->length());
-             ++p) {
-          tokens.push_back(span->tokens()[p - base]);
-          positions.push_back(static_cast<int64_t>(p));
-          slot_index.push_back(static_cast<int64_t>(rows[i]));
-          local_row.push_back(static_cast<int64_t>(i));
-          local_column.push_back(static_cast<int64_t>(p - segment.begin));
+        const size_t end = std::min(wave[i].end, span->length());
+        for (size_t position = std::max(wave[i].begin, base); position < end; ++position) {
+          tokens.push_back(span->tokens()[position - base]);
+          places.rows.push_back(static_cast<int64_t>(rows[i]));
+          places.positions.push_back(static_cast<int64_t>(position));
         }
       }
-      begins.push_back(static_cast<int64_t>(segment.begin));
-      width = std::max<int64_t>(width, static_cast<int64_t>(segment.end - segment.begin));
-      end = std::max<int64_t>(end, static_cast<int64_t>(segment.end));
     }
-    PaddedBatch batch;
-    batch.rows = rows;
-    batch.width = width;
-    batch.tokens = end;
-    batch.slot_index = indices(slot_index);
-    batch.positions = indices(positions);
-    batch.local_row = indices(local_row);
-    batch.local_column = indices(local_column);
-    batch.bias = padded_bias(indices(begins), width, end);
-    forward_hidden(*weights, indices(tokens), batch.positions,
-                   [&](int layer, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
-                     return padded_attention(batch, layer, q, k, v);
-                   });
+    forward(tokens, places);
   }
 
-  struct PaddedBatch {
-    std::vector<size_t> rows;            // slots, one a segment
-    int64_t width = 0, tokens = 0;       // queries a row; keys a row
-    at::Tensor slot_index, positions;    // [N] where each token's KV goes
-    at::Tensor local_row, local_column;  // [N] where its query stands in the padded batch
-    at::Tensor bias;                     // [R, 1, width · group, tokens]
-  };
-
-  int64_t group() const {
-    return weights->shape.num_attention_heads / weights->shape.num_key_value_heads;
-  }
-
-  at::Tensor padded_bias(const at::Tensor& begins, int64_t width, int64_t tokens) const {
-    const at::Tensor queries = begins.unsqueeze(1) + at::arange(width, begins.options());
-    const at::Tensor bias = causal_bias(queries, tokens);  // [R, width, tokens]
-    const int64_t rows = bias.size(0);
-    return bias.unsqueeze(2)
-        .expand({rows, width, group(), tokens})
-        .reshape({rows, 1, width * group(), tokens});
-  }
-
-  at::Tensor padded_attention(const PaddedBatch& batch, int layer, const at::Tensor& q,
-                              const at::Tensor& k, const at::Tensor& v) {
-    const ModelShape& shape = weights->shape;
-    const int64_t rows = static_cast<int64_t>(batch.rows.size()),
-                  kv_heads = shape.num_key_value_heads;
-    kv.write(layer, batch.slot_index, batch.positions, k, v);
-    at::Tensor padded =
-        at::zeros({rows, batch.width, kv_heads, group(), shape.head_dim}, q.options());
-    padded.index_put_({batch.local_row, batch.local_column},
-                      q.view({q.size(0), kv_heads, group(), shape.head_dim}));
-    // Query heads of a group share keys: they stand side by side on the query axis.
-    const at::Tensor queries =
-        padded.permute({0, 2, 1, 3, 4})
-            .reshape({rows, kv_heads, batch.width * group(), shape.head_dim});
-    const auto [keys, values] = gather(batch, layer);
-    const at::Tensor out = at::scaled_dot_product_attention(queries, keys, values, batch.bias);
-    return out.view({rows, kv_heads, batch.width, group(), shape.head_dim})
-        .permute({0, 2, 1, 3, 4})
-        .index({batch.local_row, batch.local_column})
-        .reshape(q.sizes());
-  }
-
-  std::pair<at::Tensor, at::Tensor> gather(const PaddedBatch& batch, int layer) const {
-    const int64_t first = static_cast<int64_t>(batch.rows.front());
-    const int64_t count = static_cast<int64_t>(batch.rows.size());
-    bool range = true;
-    for (size_t i = 0; i < batch.rows.size(); ++i)
-      range = range && batch.rows[i] == batch.rows[0] + i;
-    if (range) {
-      return {kv.keys(layer, first, count, batch.tokens),
-              kv.values(layer, first, count, batch.tokens)};
-    }
-    const at::Tensor index = indices({batch.rows.begin(), batch.rows.end()});
-    const int64_t all = static_cast<int64_t>(slots.size());
-    return {kv.keys(layer, 0, all, batch.tokens).index_select(0, index),
-            kv.values(layer, 0, all, batch.tokens).index_select(0, index)};
+  at::Tensor forward(const std::vector<int64_t>& tokens, const TokenPlaces& places) {
+    CachedAttention attention(kv, weights->shape, places, options());
+    return forward_hidden(*weights, indices(tokens), attention.positions(), std::ref(attention));
   }
 
   // ---- decode ----
@@ -303,27 +219,14 @@ struct BatchRunner::Impl {
   }
 
   Distributions decode() {
-    const int64_t rows = static_cast<int64_t>(slots.size());
-    std::vector<int64_t> tokens, positions;
-    for (const Slot& slot : slots) {
-      tokens.push_back(slot.pending);
-      positions.push_back(slot.position);
+    std::vector<int64_t> tokens;
+    TokenPlaces places;
+    for (size_t i = 0; i < slots.size(); ++i) {
+      tokens.push_back(slots[i].pending);
+      places.rows.push_back(static_cast<int64_t>(i));
+      places.positions.push_back(slots[i].position);
     }
-    const int64_t width = *std::max_element(positions.begin(), positions.end()) + 1;
-    const at::Tensor position_index = indices(positions);
-    const at::Tensor row_index = at::arange(rows, position_index.options());
-    const at::Tensor bias = causal_bias(position_index, width).view({rows, 1, 1, width});
-    const ModelShape& shape = weights->shape;
-    const at::Tensor hidden = forward_hidden(
-        *weights, indices(tokens), position_index,
-        [&](int layer, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
-          kv.write(layer, row_index, position_index, k, v);
-          const at::Tensor queries =
-              q.view({rows, shape.num_key_value_heads, group(), shape.head_dim});
-          return at::scaled_dot_product_attention(queries, kv.keys(layer, 0, rows, width),
-                                                  kv.values(layer, 0, rows, width), bias)
-              .reshape(q.sizes());
-        });
+    const at::Tensor hidden = forward(tokens, places);
     const at::Tensor logits = lm_head(*weights, hidden);
     const auto wide = logits.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
     const at::Tensor log_probs = at::log_softmax(logits.to(wide), -1);

@@ -35,19 +35,6 @@ void KvRows::write(int layer, const at::Tensor& rows, const at::Tensor& position
   }
 }
 
-at::Tensor KvRows::part(int layer, int which, int64_t first_row, int64_t rows,
-                        int64_t tokens) const {
-  return data_[layer][which].narrow(0, first_row, rows).narrow(2, 0, tokens);
-}
-
-at::Tensor KvRows::keys(int layer, int64_t first_row, int64_t rows, int64_t tokens) const {
-  return part(layer, 0, first_row, rows, tokens);
-}
-
-at::Tensor KvRows::values(int layer, int64_t first_row, int64_t rows, int64_t tokens) const {
-  return part(layer, 1, first_row, rows, tokens);
-}
-
 at::Tensor KvRows::span(int64_t row, int64_t begin, int64_t end) const {
   return data_.select(2, row).narrow(3, begin, end - begin);
 }

@@ -34,16 +34,14 @@ class KvRows {
   /// Stores k and v [N, kv_heads, head_dim] of N tokens at (row, position), both [N] int64.
   void write(int layer, const at::Tensor& rows, const at::Tensor& positions, const at::Tensor& k,
              const at::Tensor& v);
-  /// Views [rows, kv_heads, tokens, head_dim] over the first `tokens` positions.
-  at::Tensor keys(int layer, int64_t first_row, int64_t rows, int64_t tokens) const;
-  at::Tensor values(int layer, int64_t first_row, int64_t rows, int64_t tokens) const;
+  /// Views [rows, kv_heads, tokens, head_dim] of all there is room for.
+  at::Tensor keys(int layer) const { return data_[layer][0]; }
+  at::Tensor values(int layer) const { return data_[layer][1]; }
   /// View [layers, 2, kv_heads, end - begin, head_dim].
   at::Tensor span(int64_t row, int64_t begin, int64_t end) const;
   void copy_row(int64_t from, int64_t to, int64_t tokens);
 
  private:
-  at::Tensor part(int layer, int which, int64_t first_row, int64_t rows, int64_t tokens) const;
-
   ModelShape shape_;
   at::TensorOptions options_;
   at::Tensor data_;
