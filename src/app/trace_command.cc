@@ -57,13 +57,16 @@ policy::TokenizerPtr find_tokenizer(const fs::path& run) {
 
 void log_run(const TraceArguments& arguments) {
   const tree::TextOptions options = text_options();
-  if (!arguments.json) print(tree::summary_heading());
+  bool any = false;
   tree::visit_trees(arguments.run, [&](tree::RunTree&& tree) {
     const tree::TreeSummary summary = tree::summarise(tree);
+    if (!any && !arguments.json) print(tree::summary_heading());
+    any = true;
     print(arguments.json ? tree::dump(tree::to_json(summary)) + "\n"
                          : tree::summary_line(summary, options));
     return true;
   });
+  if (!any && !arguments.json) print("no trees yet in " + arguments.run + "\n");
 }
 
 void log_tree(const TraceArguments& arguments) {
