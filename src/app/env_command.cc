@@ -1,6 +1,7 @@
 // espalier env: tasks in their sandboxes, without a policy.
 #include <fmt/core.h>
 
+#include <cctype>
 #include <memory>
 #include <nlohmann/json.hpp>
 
@@ -193,7 +194,9 @@ void print_transcript(Workbench& bench, const nursery::TaskId& id, bool markdown
   envs::TaskPtr task = bench.sources->load(id.name());
   envs::EnvironmentPtr environment = bench.start(*task);
   if (markdown) {
-    fmt::print("\n### {}\n{}. `{}`\n```\n", id.family, nursery::summary_of(id.family), id.name());
+    std::string summary = nursery::summary_of(id.family);
+    summary[0] = static_cast<char>(std::toupper(static_cast<unsigned char>(summary[0])));
+    fmt::print("\n### {}\n{} (`{}`).\n```\n", id.family, summary, id.name());
   } else {
     fmt::print("# {} ({})\n", id.name(), nursery::summary_of(id.family));
   }

@@ -50,23 +50,29 @@ std::optional<std::string> read_line(const std::string& prompt) {
   return line;
 }
 
+/// Ctrl-C ends the command; `stopped` tells.
 envs::Observation run_line(envs::Environment& environment, const std::string& line,
-                           double timeout_s) {
+                           double timeout_s, bool& stopped) {
   constexpr std::chrono::milliseconds kLook{20};
   std::promise<common::Result<envs::Observation>> promise;
   auto result = promise.get_future();
   environment.run(line, envs::deadline_after(timeout_s),
                   [&](common::Result<envs::Observation> r) { promise.set_value(std::move(r)); });
-  while (result.wait_for(kLook) != std::future_status::ready)
-    if (interrupted.exchange(false)) environment.interrupt();
+  while (result.wait_for(kLook) != std::future_status::ready) {
+    if (!interrupted.exchange(false)) continue;
+    stopped = true;
+    environment.interrupt();
+  }
   interrupted = false;
   return result.get().get();
 }
 
-void print_output(const envs::Observation& observation, double timeout_s) {
+void print_output(const envs::Observation& observation, double timeout_s, bool stopped) {
+  if (stopped) fmt::print("\n");
   fmt::print("{}", observation.output);
   if (!observation.output.empty() && !observation.output.ends_with('\n')) fmt::print("\n");
-  if (observation.timed_out) fmt::print("[killed; the limit is {:g} s a command]\n", timeout_s);
+  if (observation.timed_out && !stopped)
+    fmt::print("[killed: a command may take {:g} s]\n", timeout_s);
 }
 
 }  // namespace
@@ -80,14 +86,15 @@ int run_env_shell(envs::Environment& environment, const envs::Task& task) {
                task.name, task.max_turns);
   }
   envs::Observation last;
-  for (int turns = 0; !last.shell_exited; ++turns) {
+  while (!last.shell_exited) {
     std::string code = last.exit_code == 0 ? "" : fmt::format("[{}] ", last.exit_code);
     std::optional<std::string> line = read_line(code + "$ ");
     if (!line) break;
     if (!terminal) fmt::print("{}\n", *line);
     if (line->empty()) continue;
-    last = run_line(environment, *line, task.command_timeout_s);
-    print_output(last, task.command_timeout_s);
+    bool stopped = false;
+    last = run_line(environment, *line, task.command_timeout_s, stopped);
+    print_output(last, task.command_timeout_s, stopped);
   }
   envs::Verdict verdict = envs::run_agent(environment, task, envs::AgentKind::nop).verdict;
   if (!verdict.reward) {
