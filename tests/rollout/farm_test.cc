@@ -66,7 +66,6 @@ TEST(FarmTest, ARequestGivesATreeOfItsRoots) {
 TEST(FarmTest, ContextIsPromptObservationsAndActions) {
   Stage stage;
   const auto trees = stage.run(4, 4);
-  const auto harness = make_bash_harness(stage.tokenizer, 48);
   for (const tree::Tree& tree : trees)
     for (int leaf : tree.leaves()) {
       std::string expected = "do it\n$ ";
