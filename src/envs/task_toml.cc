@@ -10,6 +10,16 @@
 namespace espalier::envs {
 namespace {
 
+// Releases 3 and 4 of the library name it differently.
+template <class Location>
+auto line_of(const Location& location) {
+  if constexpr (requires { location.line(); }) {
+    return location.line();
+  } else {
+    return location.first_line_number();
+  }
+}
+
 /// One table of the file, with typed reads that name the key when they fail.
 class Section {
  public:
@@ -35,7 +45,7 @@ class Section {
     const toml::value* value = find(key);
     if (!value) return std::nullopt;
     if (!value->is_string()) refuse(key, *value, "a string");
-    return value->as_string().str;
+    return toml::get<std::string>(*value);
   }
 
   std::optional<bool> flag(const std::string& key) const {
@@ -65,7 +75,7 @@ class Section {
     std::map<std::string, std::string> all;
     if (!table_) return all;
     for (const auto& [key, value] : table_->as_table()) {
-      if (value.is_string()) all[key] = value.as_string().str;
+      if (value.is_string()) all[key] = toml::get<std::string>(value);
       if (value.is_integer()) all[key] = std::to_string(value.as_integer());
       if (value.is_boolean()) all[key] = value.as_boolean() ? "true" : "false";
       if (value.is_floating()) all[key] = shown(value.as_floating());
@@ -80,7 +90,7 @@ class Section {
     if (!env->is_table()) refuse("env", *env, "a table of strings");
     for (const auto& [key, value] : env->as_table()) {
       if (!value.is_string()) refuse("env." + key, value, "a string");
-      all[key] = expanded("env." + key, value.as_string().str);
+      all[key] = expanded("env." + key, toml::get<std::string>(value));
     }
     return all;
   }
@@ -100,7 +110,7 @@ class Section {
   [[noreturn]] void refuse(const std::string& key, const toml::value& seen,
                            const std::string& allowed) const {
     std::string path = key.empty() ? name_ : name_ + "." + key;
-    throw common::TaskError(file_.string() + ":" + std::to_string(seen.location().line()) + ": " +
+    throw common::TaskError(file_.string() + ":" + std::to_string(line_of(seen.location())) + ": " +
                             path + " is " + toml::format(seen) + "; allowed: " + allowed);
   }
 
