@@ -12,23 +12,24 @@ namespace {
 constexpr int kInspections = 10;
 constexpr auto kInspectionPause = std::chrono::milliseconds(3);
 
-/// Asks until the sandbox is quiet: a process that is just ending (of a pipeline, a substitution)
-/// is no reason to refuse.
-void await_quiet(const std::shared_ptr<Sandbox>& sandbox, const std::shared_ptr<Core>& core,
-                 int tries, Completion<common::Done> done) {
+std::string why_not(const Inspection& seen) {
+  if (!seen.shell_busy.empty()) return seen.shell_busy;
+  return std::to_string(seen.other_processes) +
+         " other processes run beside the shell; a fork by value carries files and the shell only";
+}
+
+/// Asks until the sandbox is quiet: neither a process that is just ending (of a pipeline, a
+/// substitution) nor a redirection that the shell is just undoing is a reason to refuse.
+void await_quiet(const std::shared_ptr<Sandbox>& sandbox, int tries,
+                 Completion<common::Done> done) {
   sandbox->inspect([=](common::Result<Inspection> r) {
     if (!r.ok()) return done(r.error());
     const Inspection& seen = r.value();
-    if (!seen.shell_busy.empty())
-      return done(std::make_exception_ptr(common::NotForkable("not forkable: " + seen.shell_busy)));
-    if (seen.other_processes == 0) return done(common::Done{});
+    if (seen.shell_busy.empty() && seen.other_processes == 0) return done(common::Done{});
     if (tries <= 1)
-      return done(std::make_exception_ptr(
-          common::NotForkable("not forkable: " + std::to_string(seen.other_processes) +
-                              " other processes run beside the shell; a fork by value carries "
-                              "files and the shell only")));
-    core->reactor.call_at(Clock::now() + kInspectionPause,
-                          [=] { await_quiet(sandbox, core, tries - 1, done); });
+      return done(std::make_exception_ptr(common::NotForkable("not forkable: " + why_not(seen))));
+    sandbox->core()->reactor.call_at(Clock::now() + kInspectionPause,
+                                     [=] { await_quiet(sandbox, tries - 1, done); });
   });
 }
 
@@ -145,7 +146,7 @@ class Forking : public std::enable_shared_from_this<Forking> {
 }  // namespace
 
 void dump_shell(const std::shared_ptr<Sandbox>& sandbox, Completion<std::string> done) {
-  await_quiet(sandbox, sandbox->core(), kInspections, [=](common::Result<common::Done> quiet) {
+  await_quiet(sandbox, kInspections, [=](common::Result<common::Done> quiet) {
     if (!quiet.ok()) return done(quiet.error());
     sandbox->query(dump_names_query(), [=](common::Result<std::string> names) {
       if (!names.ok()) return done(names.error());

@@ -109,7 +109,8 @@ std::string shell_command_line(std::string_view command, int last_exit_code) {
     line = "__espalier(){ return " + std::to_string(last_exit_code) + "; };__espalier;";
   line += "builtin eval " + quote(command) + " 201>&-;{ builtin printf '%d\\n' \"$?\" >&201;";
   if (last_exit_code > 1) line += "unset -f __espalier;";
-  return line + " } 2>/dev/null\n";
+  // A prompt would report finished jobs and forget them; without it %1 would be a command long over.
+  return line + "builtin jobs >&2; } 2>/dev/null\n";
 }
 
 std::string shell_query_line(std::string_view text) {
@@ -154,7 +155,7 @@ std::string restore_text(const std::string& state) {
   auto parts = split(state, '\0');
   if (parts.size() <= kVariables) throw common::NotForkable("the shell's answer is incomplete");
   if (parts[kCheck] != "ok") throw common::NotForkable("the shell's working directory is gone");
-  std::string out = "builtin exec 202<&-\nbuiltin cd -- " + quote(parts[kDirectory]) +
+  std::string out = "exec 202<&-\nbuiltin cd -- " + quote(parts[kDirectory]) +
                     "\nbuiltin unset OLDPWD\n" + parts[kUmask];
   if (parts[kArguments] != "'' ") out += "builtin set -- " + parts[kArguments] + "\n";
   // Functions may need an option (extglob) to be parsed, must not meet aliases while they are, and

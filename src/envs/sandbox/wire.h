@@ -88,7 +88,7 @@ enum class InitOp : uint32_t {
 };
 
 enum ExecFlags : uint32_t {
-  kExecShell = 1,   // the session's shell: spared by kill(others), watched by inspect
+  kExecShell = 1,   // the session's shell, its output first of fds: spared by kill(others), seen by inspect
   kExecAsRoot = 2,  // the sandbox's root instead of the agent
 };
 

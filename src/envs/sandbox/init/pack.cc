@@ -100,6 +100,10 @@ bool unpack_entry(int fd, const wire::PackEntry& e, const PackTarget& target, Fa
   if (!read_exact(fd, path, e.path_bytes)) return failure->set("unpack: read");
   path[e.path_bytes] = 0;
   if (!strcmp(path, ".")) return set_attributes(target.dir_fd, ".", e, target, failure);
+  struct stat below;
+  if (S_ISCHR(e.mode) && target.below_fd >= 0 &&
+      fstatat(target.below_fd, path, &below, AT_SYMLINK_NOFOLLOW))
+    return true;  // overlay would list it: it hides whiteouts only where it merges directories
   const char* name = nullptr;
   int dir = open_parent(target.dir_fd, path, &name);
   if (dir < 0) return failure->set("unpack %s: open its directory", path);

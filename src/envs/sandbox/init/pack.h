@@ -13,6 +13,7 @@ struct PackTarget {
   int dir_fd = -1;
   uint32_t uid_base = 0;   // added to the pack's uid and gid
   bool keep_owner = true;  // false: everything belongs to the caller
+  int below_fd = -1;  // whiteouts of what is not there either are left out; -1: none are
   const char* opaque_xattr =
       nullptr;  // "trusted.overlay.opaque" or "user.overlay.opaque"; null: none
 };

@@ -37,7 +37,7 @@ alignas(16) char g_message[wire::kMaxMessageBytes];
 char* g_strings[kMaxStrings + 2];
 Child g_children[kMaxChildren];
 pid_t g_shell = 0;
-char g_shell_output[64];  // what the shell's descriptor 1 was at its start
+char g_shell_output[64];  // the name of what the shell's descriptor 1 was at its start
 int g_control = -1;
 bool g_root_mode = false;
 
@@ -119,7 +119,9 @@ void handle_exec(const char* message, size_t size, const int* fds, size_t fd_cou
   *slot = {pid, request.header.ticket};
   if (request.flags & wire::kExecShell) {
     g_shell = pid;
-    read_link(pid, 1, g_shell_output, sizeof g_shell_output);
+    struct stat st;
+    if (fstat(fds[0], &st) == 0)
+      snprintf(g_shell_output, sizeof g_shell_output, "pipe:[%lu]", st.st_ino);
   }
   reply(wire::InitOp::started, request.header.ticket, 0, pid);
 }
@@ -180,7 +182,7 @@ bool shell_is_busy(char* text, size_t size) {
   while (dirent* entry = readdir(dir)) {
     if (!isdigit(static_cast<unsigned char>(entry->d_name[0]))) continue;
     int fd = atoi(entry->d_name);
-    if (fd <= 2 || fd == 201 || fd == 255) continue;
+    if (fd <= 2 || fd == 201 || fd >= 250) continue;
     busy = true;
     snprintf(text, size, "the shell holds file descriptor %d open", fd);
   }

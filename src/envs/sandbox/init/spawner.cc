@@ -211,9 +211,11 @@ void handle_add_layer(int socket, const Base& base, const wire::LayerRequest& re
   uint64_t id = request.header.id;
   bool done = make_upper(base, id, request.bytes, request.inodes, &failure);
   int dir = done ? open_layer(id) : -1;
-  done = done && (dir >= 0 || failure.set("open layer")) &&
-         unpack(pack_fd, layer_target(base, dir), &failure);
+  PackTarget target = layer_target(base, dir);
+  target.below_fd = open("/skel", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  done = done && (dir >= 0 || failure.set("open layer")) && unpack(pack_fd, target, &failure);
   if (dir >= 0) close(dir);
+  if (target.below_fd >= 0) close(target.below_fd);
   done = done && seal(base, id, &failure);
   if (!done) drop_layer(base, id);
   reply(socket, request.header, done ? nullptr : &failure);
