@@ -11,6 +11,12 @@
 
 namespace espalier::envs {
 
+namespace {
+
+uint64_t tag(int fd, uint32_t generation) { return uint64_t{generation} << 32 | uint32_t(fd); }
+
+}  // namespace
+
 Reactor::Reactor()
     : epoll_fd_(epoll_create1(EPOLL_CLOEXEC)), wake_fd_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
   if (epoll_fd_ < 0 || wake_fd_ < 0)
@@ -19,7 +25,7 @@ Reactor::Reactor()
                                "; raise the limit of open files (ulimit -n)");
   epoll_event event{};
   event.events = EPOLLIN;
-  event.data.fd = wake_fd_;
+  event.data.u64 = tag(wake_fd_, 0);
   epoll_ctl(epoll_fd_, EPOLL_CTL_ADD, wake_fd_, &event);
   thread_ = std::thread([this] { loop(); });
 }
@@ -50,19 +56,23 @@ void Reactor::post(Task task) {
 }
 
 void Reactor::watch(int fd, uint32_t events, std::function<void(uint32_t)> ready) {
+  Watch watch{next_generation_++,
+              std::make_shared<std::function<void(uint32_t)>>(std::move(ready))};
   epoll_event event{};
   event.events = events;
-  event.data.fd = fd;
+  event.data.u64 = tag(fd, watch.generation);
   if (epoll_ctl(epoll_fd_, EPOLL_CTL_ADD, fd, &event))
     throw common::SandboxError("watch descriptor " + std::to_string(fd) + ": " +
                                std::strerror(errno));
-  watches_[fd] = std::make_shared<std::function<void(uint32_t)>>(std::move(ready));
+  watches_[fd] = std::move(watch);
 }
 
 void Reactor::rearm(int fd, uint32_t events) {
+  auto found = watches_.find(fd);
+  if (found == watches_.end()) return;
   epoll_event event{};
   event.events = events;
-  event.data.fd = fd;
+  event.data.u64 = tag(fd, found->second.generation);
   epoll_ctl(epoll_fd_, EPOLL_CTL_MOD, fd, &event);
 }
 
@@ -109,16 +119,17 @@ void Reactor::loop() {
   while (!stopping_) {
     int count = epoll_wait(epoll_fd_, events, 64, wait_ms());
     for (int i = 0; i < count; ++i) {
-      if (events[i].data.fd == wake_fd_) {
+      int fd = int(uint32_t(events[i].data.u64));
+      if (fd == wake_fd_) {
         uint64_t wakes;
         (void)!read(wake_fd_, &wakes, sizeof wakes);
         continue;
       }
-      // An earlier callback of this round may have ended the watch; the copy keeps a callback alive
-      // that ends its own.
-      auto found = watches_.find(events[i].data.fd);
-      if (found == watches_.end()) continue;
-      auto ready = found->second;
+      // An earlier callback of this round may have ended the watch, even begun another one of the
+      // same number; the copy keeps a callback alive that ends its own.
+      auto found = watches_.find(fd);
+      if (found == watches_.end() || found->second.generation != events[i].data.u64 >> 32) continue;
+      auto ready = found->second.ready;
       (*ready)(events[i].events);
     }
     run_posted();

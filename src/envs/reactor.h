@@ -58,7 +58,13 @@ class Reactor {
   std::mutex mutex_;
   std::vector<Task> posted_;
   bool stopping_ = false;
-  std::unordered_map<int, std::shared_ptr<std::function<void(uint32_t)>>> watches_;
+  struct Watch {
+    uint32_t
+        generation;  // tells an event of this watch from one of an earlier watch of the same number
+    std::shared_ptr<std::function<void(uint32_t)>> ready;
+  };
+  std::unordered_map<int, Watch> watches_;
+  uint32_t next_generation_ = 1;
   std::map<TimerId, Task> timers_;
   uint64_t next_timer_ = 0;
   std::thread thread_;

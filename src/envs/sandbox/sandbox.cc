@@ -596,6 +596,7 @@ void Sandbox::kill(std::function<void()> gone) {
 
 void Sandbox::on_reaped() {
   auto self = shared_from_this();
+  if (control_) on_control(0);  // why it ended may still be unread
   fail("the sandbox has ended");
   for (Fd* fd : {&control_, &command_, &output_, &status_, &pidfd_}) {
     if (*fd) core_->reactor.unwatch(fd->get());

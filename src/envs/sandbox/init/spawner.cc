@@ -80,7 +80,7 @@ void drop_layer(const Base& base, uint64_t id) {
 }
 
 constexpr const char* kOverlayOptions[][2] = {
-    {"index", "off"}, {"metacopy", "off"}, {"redirect_dir", "off"}, {"xino", "off"}};
+    {"index", "off"}, {"metacopy", "off"}, {"redirect_dir", "nofollow"}, {"xino", "off"}};
 
 /// Detached overlay by the new mount calls; working directory is /l, so layers have short names.
 int overlay_by_fsconfig(const Base& base, const wire::SpawnRequest& request,
@@ -121,7 +121,7 @@ int overlay_by_mount(const Base& base, const wire::SpawnRequest& request, const 
     used +=
         size_t(snprintf(options + used, sizeof options - used,
                         "../skel,upperdir=%lx/u,workdir=%lx/w,volatile,index=off,metacopy=off,"
-                        "redirect_dir=off,xino=off%s",
+                        "redirect_dir=nofollow,xino=off%s",
                         request.header.id, request.header.id, base.root_mode ? "" : ",userxattr"));
   if (used >= sizeof options) {
     errno = E2BIG;
