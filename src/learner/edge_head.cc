@@ -14,8 +14,8 @@
 namespace espalier::learner {
 namespace {
 
-// Elements of the logits held at once: 64 MiB of float32.
-constexpr int64_t kMaxChunkLogits = int64_t{16} << 20;
+// Elements of the logits held at once: 16 MiB of float32.
+constexpr int64_t kMaxChunkLogits = int64_t{4} << 20;
 
 at::ScalarType wide(at::ScalarType type) { return type == at::kDouble ? at::kDouble : at::kFloat; }
 
