@@ -148,6 +148,8 @@ class FakeEnvironment : public envs::Environment {
     if (command == "quiet") seen.output.clear();
     if (command == "lines") seen.output = "one\ntwo\n\n";
     if (command == "flaky") seen.output = std::to_string(world_->runs) + "\n";
+    if (command == "syntax")
+      seen.output = "bash: eval: line " + std::to_string(world_->runs) + ": syntax error\n";
     if (command == "die") seen.shell_exited = true;
     if (command == "slow") seen.timed_out = true, seen.exit_code = 137;
     if (command == "long") {

@@ -104,6 +104,15 @@ TEST(FailureTest, AReplayMustGiveWhatWasRecorded) {
   EXPECT_EQ(leaf.turn, 2);
 }
 
+TEST(FailureTest, AReplayMayCountTheSessionsLinesAnew) {
+  Stage stage(always("syntax"));
+  auto runs = std::make_shared<int>(0);
+  stage.world->fault = [runs](const std::string& operation, const std::string&) {
+    if (operation == "run" && ++*runs == 3) throw SandboxError("injected");
+  };
+  EXPECT_EQ(only_leaf(stage.run(1, 1)).outcome, Outcome::rewarded);
+}
+
 TEST(FailureTest, ReplayStartsAtTheLatestSnapshot) {
   Stage stage(always("look"));
   RuleDouble rule([](const tree::ForkContext& context) { return context.turn == 3 ? 2 : 1; });
