@@ -24,15 +24,17 @@ RunDirectory create_run(const common::Config& config) {
   std::error_code error;
   fs::create_directories(config.run_dir, error);
   if (error) {
-    throw common::StoreError(fmt::format("cannot create run_dir '{}': {}; set run_dir=DIR to a writable directory",
-                                         config.run_dir, error.message()));
+    throw common::StoreError(
+        fmt::format("cannot create run_dir '{}': {}; set run_dir=DIR to a writable directory",
+                    config.run_dir, error.message()));
   }
   for (int number = 1;; ++number) {
     RunDirectory run{numbered(config, number)};
     const bool created = fs::create_directory(run.root, error);
     if (error) {
-      throw common::StoreError(fmt::format("cannot create run directory '{}': {}; set run_dir=DIR to a writable directory",
-                                           run.root.string(), error.message()));
+      throw common::StoreError(fmt::format(
+          "cannot create run directory '{}': {}; set run_dir=DIR to a writable directory",
+          run.root.string(), error.message()));
     }
     if (!created) continue;
     for (const fs::path& folder : {run.journal(), run.trees(), run.checkpoints()}) {
@@ -47,8 +49,8 @@ RunDirectory find_run(const common::Config& config) {
   int newest = 0;
   while (fs::exists(numbered(config, newest + 1))) ++newest;
   if (newest == 0) {
-    throw common::ConfigError(fmt::format("--resume: there is no run at '{}'",
-                                          numbered(config, 1).string()));
+    throw common::ConfigError(
+        fmt::format("--resume: there is no run at '{}'", numbered(config, 1).string()));
   }
   return RunDirectory{numbered(config, newest)};
 }

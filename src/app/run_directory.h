@@ -23,8 +23,8 @@ struct RunDirectory {
   std::filesystem::path log() const { return root / "espalier.log"; }
 };
 
-/// Makes run_dir/NAME, or NAME-2, NAME-3 … when that exists: no run is ever overwritten. Saves the resolved
-/// configuration. Errors: StoreError when it cannot be written.
+/// Makes run_dir/NAME, or NAME-2, NAME-3 … when that exists: no run is ever overwritten. Saves the
+/// resolved configuration. Errors: StoreError when it cannot be written.
 RunDirectory create_run(const common::Config& config);
 
 /// The newest of NAME, NAME-2, … for --resume. Errors: ConfigError when there is none.
