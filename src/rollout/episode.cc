@@ -61,6 +61,7 @@ NodeRef add_empty_node(const BranchPoint& at, const std::string& path) {
   node.turn = at.turn;
   node.branch = at.branch;
   node.fork_origin = at.origin;
+  node.prompt_delta = at.delta;  // as its siblings have it
   return at.tree->add_turn(at.parent, path, std::move(node));
 }
 

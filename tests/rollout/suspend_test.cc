@@ -1,6 +1,7 @@
 #include "rollout/suspend.h"
 
 #include <gtest/gtest.h>
+#include <oneapi/tbb/global_control.h>
 #include <oneapi/tbb/task_arena.h>
 
 #include <atomic>
@@ -17,6 +18,7 @@ namespace {
 /// Runs the function on a task of an arena of workers and waits for it.
 template <class Function>
 void on_task(Function function) {
+  oneapi::tbb::global_control threads(oneapi::tbb::global_control::max_allowed_parallelism, 3);
   oneapi::tbb::task_arena arena(2, 0);
   std::promise<void> done;
   arena.enqueue([&] {
@@ -71,9 +73,11 @@ TEST(SuspendTest, ASuspendedTaskLeavesItsThreadToOthers) {
   std::promise<int> result;
   std::promise<void> second;
   arena.enqueue([&] {
-    result.set_value(suspend_for<int>([&](common::Completion<int> done) { first = done; }));
+    result.set_value(suspend_for<int>([&](common::Completion<int> done) {
+      first = done;
+      arena.enqueue([&] { second.set_value(); });
+    }));
   });
-  arena.enqueue([&] { second.set_value(); });
   second.get_future().get();
   first(3);
   EXPECT_EQ(result.get_future().get(), 3);
