@@ -51,11 +51,13 @@ bool write_text(const char* path, const char* text) {
 
 /// Enters user and mount namespaces as their root, as the sandbox's supervisor does.
 int enter_namespaces(int more) {
-  char map[48];
-  std::snprintf(map, sizeof map, "0 %u 1", geteuid());
+  char users[48], groups[48];
+  std::snprintf(users, sizeof users, "0 %u 1", geteuid());
+  std::snprintf(groups, sizeof groups, "0 %u 1", getegid());
   if (unshare(CLONE_NEWUSER | more) != 0) return errno;
   write_text("/proc/self/setgroups", "deny");
-  return errno_unless(write_text("/proc/self/uid_map", map));
+  return errno_unless(write_text("/proc/self/uid_map", users) &&
+                      write_text("/proc/self/gid_map", groups));
 }
 
 int try_overlay() {
