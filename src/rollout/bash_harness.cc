@@ -29,10 +29,29 @@ bool is_exit(const std::string& command) {
                      [](unsigned char c) { return std::isdigit(c) != 0; });
 }
 
+/// Whether parts of the command may run at the same time. Quoting is not looked at: a needless
+/// refusal is as reproducible as a needed one.
+bool runs_concurrently(const std::string& command) {
+  for (size_t i = 0; i < command.size(); ++i) {
+    const char c = command[i], before = i > 0 ? command[i - 1] : ' ';
+    const char after = i + 1 < command.size() ? command[i + 1] : ' ';
+    if ((c == '<' || c == '>') && after == '(') return true;
+    if (c != '&' && c != '|') continue;
+    if (c == after) {
+      ++i;  // && and ||
+    } else if (c == '|' || !(before == '>' || before == '<' || after == '>')) {
+      return true;
+    }
+  }
+  return command.find("coproc") != std::string::npos;
+}
+
 class BashHarness : public Harness {
  public:
-  BashHarness(policy::TokenizerPtr tokenizer, int max_observation_tokens)
-      : tokenizer_(std::move(tokenizer)), max_observation_tokens_(max_observation_tokens) {
+  BashHarness(policy::TokenizerPtr tokenizer, int max_observation_tokens, bool serial_only)
+      : tokenizer_(std::move(tokenizer)),
+        max_observation_tokens_(max_observation_tokens),
+        serial_only_(serial_only) {
     const std::vector<Token> newline = tokenizer_->encode("\n");
     if (newline.size() != 1)
       throw common::PolicyError("harness bash: the tokenizer encodes a newline as " +
@@ -54,6 +73,8 @@ class BashHarness : public Harness {
     parsed.command = tokenizer_->decode(action);
     if (!parsed.command.empty() && parsed.command.back() == '\n') parsed.command.pop_back();
     parsed.ends = is_exit(parsed.command);
+    if (serial_only_ && runs_concurrently(parsed.command))
+      parsed.refusal = "bash: concurrent commands are off";
     return parsed;
   }
 
@@ -79,6 +100,7 @@ class BashHarness : public Harness {
  private:
   policy::TokenizerPtr tokenizer_;
   int max_observation_tokens_;
+  bool serial_only_;
   Token newline_ = 0;
   std::vector<Token> shell_prompt_;
 };
@@ -86,8 +108,8 @@ class BashHarness : public Harness {
 }  // namespace
 
 std::unique_ptr<Harness> make_bash_harness(policy::TokenizerPtr tokenizer,
-                                           int max_observation_tokens) {
-  return std::make_unique<BashHarness>(std::move(tokenizer), max_observation_tokens);
+                                           int max_observation_tokens, bool serial_only) {
+  return std::make_unique<BashHarness>(std::move(tokenizer), max_observation_tokens, serial_only);
 }
 
 }  // namespace espalier::rollout

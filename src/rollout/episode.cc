@@ -347,8 +347,13 @@ class Episode {
 
   std::optional<Ending> act() {
     const double limit_s = task_.agent_timeout_s;
-    const envs::Observation observation =
-        session_.run(at_.parent.path, action_.command, limit_s - at_.used_seconds);
+    envs::Observation observation;
+    if (action_.refusal.empty()) {
+      observation = session_.run(at_.parent.path, action_.command, limit_s - at_.used_seconds);
+    } else {
+      observation.output = action_.refusal + "\n";
+      observation.exit_code = 2;  // of bash, for a command it does not accept
+    }
     ++shared_.progress.env_steps;
     at_.used_seconds += 1e-6 * static_cast<double>(observation.duration_us);
     shell_exited_ = observation.shell_exited;

@@ -46,7 +46,8 @@ struct Farm::Impl {
     shared.parts = std::move(parts);
     shared.options = std::move(options);
     shared.harness =
-        make_bash_harness(shared.parts.tokenizer, shared.options.max_observation_tokens);
+        make_bash_harness(shared.parts.tokenizer, shared.options.max_observation_tokens,
+                          shared.options.deterministic);
     shared.continue_branch = [this](BranchPoint branch) {
       {
         std::lock_guard lock(mutex);

@@ -15,6 +15,7 @@ namespace espalier::rollout {
 struct ParsedAction {
   std::string command;  // what the shell is given
   bool ends = false;    // the agent ends the episode (`exit`): nothing is run
+  std::string refusal;  // set: the command is not run and this is its output
 };
 
 /// What of an observation the policy gets to see.
@@ -39,9 +40,11 @@ class Harness {
 
 /// One command line a turn: "<instruction>\n$ " | "<command>\n" → "<output>\n$ ". The output loses
 /// one trailing newline and is cut to max_observation_tokens; where nothing is left, its newline is
-/// left out too. `exit` and `exit N` end the episode. Errors: PolicyError when the tokenizer has no
-/// token for a newline.
+/// left out too. `exit` and `exit N` end the episode. With `serial_only` (the deterministic mode) a
+/// command with parts that run at the same time (`|`, `&`, `<(`) is refused: in which order they
+/// write depends on the scheduler, which no seed controls. Errors: PolicyError when the tokenizer
+/// has no token for a newline.
 std::unique_ptr<Harness> make_bash_harness(policy::TokenizerPtr tokenizer,
-                                           int max_observation_tokens);
+                                           int max_observation_tokens, bool serial_only = false);
 
 }  // namespace espalier::rollout

@@ -30,6 +30,20 @@ TEST_F(BashHarnessTest, ActionsRoundTrip) {
   EXPECT_FALSE(harness->parse(tokens).ends);
 }
 
+TEST_F(BashHarnessTest, OnlyTheSerialHarnessRefusesConcurrentCommands) {
+  const auto serial = make_bash_harness(tokenizer, 4, /*serial_only=*/true);
+  auto refused = [&](const std::string& command) {
+    EXPECT_EQ(harness->parse(harness->encode_action(command)).refusal, "") << command;
+    return !serial->parse(serial->encode_action(command)).refusal.empty();
+  };
+  for (const char* command :
+       {"a & b", "a&", "a | b", "a|&b", "cat <(ls)", "tee >(cat)", "coproc cat"})
+    EXPECT_TRUE(refused(command)) << command;
+  for (const char* command :
+       {"a && b", "a || b", "a 2>&1", "a &> out", "a >&2", "a <&3", "a; b", "(a)"})
+    EXPECT_FALSE(refused(command)) << command;
+}
+
 TEST_F(BashHarnessTest, AnActionThatWasCutIsRunAsTyped) {
   const ParsedAction action = harness->parse(tokenizer->encode("look h"));
   EXPECT_EQ(action.command, "look h");
