@@ -44,18 +44,15 @@ std::vector<tree::Tree> collect(rollout::Farm& farm, std::vector<rollout::TreeRe
     std::optional<tree::Tree> tree = queue.pop(std::chrono::steady_clock::now() + 100ms);
     if (tree) {
       reward_sum += mean_reward(*tree);
-      if (options.on_sealed) options.on_sealed(*tree);
       trees.push_back(std::move(*tree));
     }
-    if (bar) {
-      const double shown = trees.empty() ? 0 : reward_sum / static_cast<double>(trees.size());
-      bar->update(static_cast<double>(trees.size()), fmt::format("reward {:.2f}", shown));
-    }
+    const double shown = trees.empty() ? 0 : reward_sum / static_cast<double>(trees.size());
+    const std::string status = fmt::format("reward {:.2f}", shown);
+    if (bar) bar->update(static_cast<double>(trees.size()), status);
+    if (options.on_tick) options.on_tick(status);
   }
   farm.wait();
-  if (bar)
-    bar->finish(
-        fmt::format("reward {:.2f}", wanted ? reward_sum / static_cast<double>(wanted) : 0));
+  if (bar) bar->finish();
   if (cancelled)
     throw common::Cancelled("interrupted while rolling out; finished trees are in the journal");
   std::sort(trees.begin(), trees.end(),

@@ -10,8 +10,9 @@
 namespace espalier::app {
 
 struct CollectOptions {
-  std::string label;  // of the progress bar; empty: none
-  std::function<void(const tree::Tree&)> on_sealed;
+  std::string label;  // of a progress bar of its own; empty: none
+  /// Called ten times a second with what is sealed so far, for a bar of the caller's.
+  std::function<void(const std::string& status)> on_tick;
 };
 
 /// The sealed trees in order of their index. Throws Cancelled when Ctrl-C was pressed; trees

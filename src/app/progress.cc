@@ -67,7 +67,7 @@ std::string bar_text(double share, int width, const ProgressStyle& style) {
 std::string render_progress(const ProgressState& state, const ProgressStyle& style) {
   const bool bounded = state.total > 0;
   const double share = bounded ? std::clamp(state.done / state.total, 0.0, 1.0) : 0;
-  const double rate = state.elapsed_s > 0 ? state.done / state.elapsed_s : 0;
+  const double rate = state.elapsed_s > 0 ? (state.done - state.before) / state.elapsed_s : 0;
   std::string tail = human_count(state.done);
   if (bounded) tail += "/" + human_count(state.total);
   tail += " " + state.unit;

@@ -11,6 +11,7 @@ namespace espalier::app {
 struct ProgressState {
   std::string label, unit, status;
   double done = 0, total = 0, elapsed_s = 0;
+  double before = 0;  // done before this process began; not part of the rate
 };
 
 struct ProgressStyle {
@@ -33,6 +34,8 @@ class Progress {
   Progress(const Progress&) = delete;
   Progress& operator=(const Progress&) = delete;
 
+  /// What an earlier process had done already: the rate counts from here.
+  void start_from(double done) { state_.before = done; }
   void update(double done, const std::string& status = {});
   /// Wipes the bar so that something else can be printed; the next update draws it again.
   void clear();

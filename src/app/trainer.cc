@@ -143,6 +143,7 @@ Trainer::Trainer(const common::Config& config, RunDirectory run, bool resume)
       spdlog::info("resuming {} after step {}", run_.root.string(), state_.step);
       fmt::print("Resuming {} after step {}\n", run_.root.string(), state_.step);
     }
+    remember_step(state_.step);
     sink_ = common::make_sinks(config_.trainer.logger, run_.root, from ? state_.step : 0);
   });
   if (config_.algorithm.tree.fork_rule != "none" && estimator_->credits_prefix() &&
@@ -169,17 +170,18 @@ void Trainer::run_rollouts() {
     tree::write_trees(tree::shard_path(run_.root, step), trees);
     common::Metrics metrics = tree_metrics(trees, config_.rollout.max_response_length);
     metrics.merge(budget_metrics(session_->ledger.total()));
-    state_.step = step + 1;
+    remember_step(step + 1);
     sink_->log(state_.step, metrics);
   }
   finish();
 }
 
 void Trainer::run() {
+  if (!saved_step_) warm_start();
   try {
-    if (!saved_step_) warm_start();
     train();
   } catch (const common::Cancelled&) {
+    bar_.reset();
     checkpoint();
     sink_->flush();
     fmt::print("\nStopped after step {}; go on with: espalier train {} --resume\n", state_.step,
@@ -203,6 +205,17 @@ void Trainer::warm_start() {
   checkpoint();
 }
 
+double Trainer::progress() const {
+  return config_.budget.limit > 0 ? session_->ledger.used() : static_cast<double>(state_.step);
+}
+
+/// What a checkpoint goes on from: an interrupted step leaves no trace in it.
+void Trainer::remember_step(uint64_t done) {
+  state_.step = done;
+  state_.ledger = session_->ledger.save();
+  state_.fork_rule = session_->rule->save();
+}
+
 void Trainer::train() {
   if (state_.eval_before.is_null()) {
     common::Metrics metrics;
@@ -212,20 +225,34 @@ void Trainer::train() {
     checkpoint();
   }
   const uint64_t total = static_cast<uint64_t>(config_.trainer.total_steps);
+  const bool budgeted = config_.budget.limit > 0;
+  bar_.emplace("training", budgeted ? config_.budget.limit : static_cast<double>(total),
+               budgeted ? config_.budget.unit : "steps");
+  bar_->start_from(progress());
   while (state_.step < total && !session_->ledger.exhausted()) {
     const uint64_t step = state_.step;
     const StepTimes times(clock_, session_->farm->progress(), session_->ledger);
     std::vector<tree::Tree> trees = roll_out(step);
     common::Metrics metrics = learn(trees, step);
-    state_.step = step + 1;
     metrics.merge(times.metrics());
+    remember_step(step + 1);
     const bool last = state_.step == total || session_->ledger.exhausted();
-    if (last || due(state_.step, config_.trainer.test_freq, config_.trainer.total_steps)) {
-      last_eval_ = evaluate_both(last ? "after" : fmt::format("step {}", state_.step), metrics);
+    if (!last && due(state_.step, config_.trainer.test_freq, config_.trainer.total_steps)) {
+      bar_->clear();
+      evaluate_both(fmt::format("step {}", state_.step), metrics);
+    }
+    if (last) {
+      bar_->finish();
+      last_eval_ = evaluate_both("after", metrics);
     }
     sink_->log(state_.step, metrics);
     if (last || due(state_.step, config_.trainer.save_freq, config_.trainer.total_steps))
       checkpoint();
+  }
+  bar_.reset();
+  if (last_eval_.is_null()) {  // resumed with nothing left to do
+    common::Metrics metrics;
+    last_eval_ = evaluate_both("after", metrics);
   }
 }
 
@@ -237,6 +264,7 @@ std::vector<tree::Tree> Trainer::sealed_before_interruption(uint64_t step) const
   for (tree::RecoveredTree& recovered : tree::recover_trees(run_.journal())) {
     if (!recovered.sealed || recovered.tree.step != step || has_cancelled_leaf(recovered.tree))
       continue;
+    session_->ledger.add(spend_of(recovered.tree));
     sealed.push_back(std::move(recovered.tree));
   }
   return sealed;
@@ -263,11 +291,12 @@ std::vector<tree::Tree> Trainer::roll_out(uint64_t step) {
     request.sampling = sampling_options(config_, config_.rollout.temperature);
     requests.push_back(std::move(request));
   }
-  const std::string label =
-      fmt::format("step {:>3}/{} rollout", step + 1, config_.trainer.total_steps);
-  std::vector<tree::Tree> fresh = clock_.measure("rollout", [&] {
-    return collect(*session_->farm, std::move(requests), {label, {}});
-  });
+  CollectOptions options;
+  options.on_tick = [&](const std::string& status) {
+    if (bar_) bar_->update(progress(), fmt::format("step {}  {}", step + 1, status));
+  };
+  std::vector<tree::Tree> fresh = clock_.measure(
+      "rollout", [&] { return collect(*session_->farm, std::move(requests), options); });
   for (tree::Tree& tree : fresh) trees.push_back(std::move(tree));
   std::sort(trees.begin(), trees.end(),
             [](const tree::Tree& a, const tree::Tree& b) { return a.index < b.index; });
@@ -297,6 +326,7 @@ common::Metrics Trainer::learn(std::vector<tree::Tree>& trees, uint64_t step) {
 }
 
 nlohmann::json Trainer::evaluate_both(const std::string& when, common::Metrics& metrics) {
+  if (config_.eval.n == 0) return nullptr;
   return clock_.measure("eval", [&] {
     EvalRequest request;
     request.tasks = held_out_tasks(config_);
@@ -322,8 +352,6 @@ nlohmann::json Trainer::evaluate_both(const std::string& when, common::Metrics& 
 
 void Trainer::checkpoint() {
   if (saved_step_ == state_.step) return;
-  state_.ledger = session_->ledger.save();
-  state_.fork_rule = session_->rule->save();
   state_.wall_s = clock_.to_json();
   sink_->flush();
   session_->journal->flush();

@@ -10,6 +10,7 @@
 
 #include "app/checkpoint.h"
 #include "app/evaluate.h"
+#include "app/progress.h"
 #include "app/session.h"
 #include "common/metrics.h"
 #include "learner/learner.h"
@@ -61,6 +62,8 @@ class Trainer {
  private:
   void warm_start();
   void train();
+  double progress() const;
+  void remember_step(uint64_t done);
   std::vector<tree::Tree> roll_out(uint64_t step);
   std::vector<tree::Tree> sealed_before_interruption(uint64_t step) const;
   common::Metrics learn(std::vector<tree::Tree>& trees, uint64_t step);
@@ -78,6 +81,7 @@ class Trainer {
   std::unique_ptr<tree::AdvantageEstimator> estimator_;
   std::unique_ptr<common::MetricsSink> sink_;
   nlohmann::json last_eval_;
+  std::optional<Progress> bar_;  // of the training as a whole
   std::optional<uint64_t> saved_step_;
 };
 

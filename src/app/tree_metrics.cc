@@ -139,4 +139,16 @@ common::Metrics budget_metrics(const tree::Spend& total) {
   return metrics;
 }
 
+tree::Spend spend_of(const tree::Tree& tree) {
+  tree::Spend spend;
+  for (const tree::Node& node : tree.nodes) {
+    spend.generated_tokens += node.action.size();
+    spend.env_steps += node.action.empty() ? 0 : 1;
+    spend.leaves += node.outcome == tree::Outcome::none ? 0 : 1;
+    spend.verifier_runs += node.reward ? 1 : 0;
+    spend.forks += node.fork_rule.empty() ? 0 : 1;
+  }
+  return spend;
+}
+
 }  // namespace espalier::app
