@@ -36,6 +36,10 @@ void Reactor::stop() {
   thread_.join();
   watches_.clear();
   timers_.clear();
+  std::vector<Task> late;  // destroyed outside the lock: a task may own what posts again
+  std::lock_guard lock(mutex_);
+  stopped_ = true;
+  late.swap(posted_);
 }
 
 Reactor::~Reactor() {
@@ -48,6 +52,7 @@ void Reactor::post(Task task) {
   bool first;
   {
     std::lock_guard lock(mutex_);
+    if (stopped_) return;
     first = posted_.empty();
     posted_.push_back(std::move(task));
   }

@@ -58,6 +58,7 @@ class Reactor {
   std::mutex mutex_;
   std::vector<Task> posted_;
   bool stopping_ = false;
+  bool stopped_ = false;  // guarded by mutex_
   struct Watch {
     uint32_t
         generation;  // tells an event of this watch from one of an earlier watch of the same number

@@ -1,6 +1,7 @@
 #include "envs/sandbox/core.h"
 
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include <condition_variable>
 #include <cstring>
@@ -24,6 +25,12 @@ const SandboxOptions& with_raised_file_limit(const SandboxOptions& options) {
   return options;
 }
 
+/// As root written files always fit into a tmpfs.
+std::optional<common::TempDir> make_scratch(const SandboxOptions& options) {
+  if (geteuid() == 0 && !options.force_disk_upper) return std::nullopt;
+  return std::optional<common::TempDir>(std::in_place, "espalier-sandbox");
+}
+
 }  // namespace
 
 Layer::~Layer() {
@@ -32,8 +39,8 @@ Layer::~Layer() {
 
 Core::Core(SandboxOptions options_)
     : options(with_raised_file_limit(options_)),
-      scratch("espalier-sandbox"),
-      spawner({options.uid_base, options.force_disk_upper, scratch.path()}) {
+      scratch(make_scratch(options)),
+      spawner({options.uid_base, options.force_disk_upper, scratch ? scratch->path() : "/"}) {
   post([this] { spawner.attach(&reactor); });
 }
 
@@ -98,6 +105,7 @@ void Core::close() {
   });
   detached.get_future().wait();
   reactor.stop();
+  spawner.stop();
 }
 
 }  // namespace espalier::envs::sandbox

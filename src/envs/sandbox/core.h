@@ -6,6 +6,7 @@
 #include <future>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <unordered_map>
 #include <unordered_set>
@@ -58,7 +59,7 @@ struct Core : std::enable_shared_from_this<Core> {
   void after_delay(std::function<void()> go);
 
   const SandboxOptions options;
-  common::TempDir scratch;  // uppers of kernels whose tmpfs cannot hold them
+  std::optional<common::TempDir> scratch;  // for uppers on disk, where they may be needed
   Spawner spawner;
   CgroupPool cgroups;
   std::unordered_set<std::shared_ptr<Sandbox>> sandboxes;  // running, or dying until reaped

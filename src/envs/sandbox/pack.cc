@@ -139,6 +139,7 @@ std::vector<PackItem> parse_pack(std::string_view pack) {
     item.mtime_s = entry.mtime_s;
     item.mtime_ns = entry.mtime_ns;
     item.opaque = entry.flags & wire::kPackOpaque;
+    item.covers = entry.flags & wire::kPackCovers;
     items.push_back(std::move(item));
   }
   return items;

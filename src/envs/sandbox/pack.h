@@ -18,6 +18,7 @@ struct PackItem {
   int64_t mtime_s = 0;
   uint32_t mtime_ns = 0;
   bool opaque = false;
+  bool covers = false;  // the skeleton has something of this path (on export only)
   std::string content;  // of a file; target of a symlink
 };
 

@@ -18,8 +18,8 @@
 namespace espalier::envs::sandbox {
 namespace {
 
-constexpr auto kGrace =
-    std::chrono::milliseconds(300);                  // for the shell, once its command was killed
+constexpr int kKillAttempts = 10;  // of the command's processes, before the shell is killed too
+constexpr auto kKillPause = std::chrono::milliseconds(30);
 constexpr auto kBackstop = std::chrono::seconds(3);  // for init, once told to kill the shell
 constexpr auto kStartTimeout = std::chrono::seconds(30);
 constexpr auto kQueryTimeout = std::chrono::seconds(5);
@@ -228,8 +228,7 @@ void Sandbox::maybe_started() {
   std::exchange(started_, nullptr)(shared_from_this());
 }
 
-// ---- commands
-// -------------------------------------------------------------------------------------
+// ---- commands ----
 
 void Sandbox::run(std::string command, Deadline deadline, Completion<Observation> done) {
   if (!broken_.empty()) return done(sandbox_error("run a command: " + broken_));
@@ -260,9 +259,8 @@ void Sandbox::query(std::string text, Completion<std::string> done) {
 }
 
 void Sandbox::interrupt() {
-  if (!running_ || running_->mode != Mode::command || running_->timed_out || !running_->timer)
-    return;
-  core_->reactor.cancel(*running_->timer);
+  if (!running_ || running_->mode != Mode::command || running_->timed_out) return;
+  if (running_->timer) core_->reactor.cancel(*running_->timer);
   on_deadline();
 }
 
@@ -363,30 +361,30 @@ void Sandbox::on_deadline() {
   if (!running_ || running_->finishing) return;
   running_->timed_out = true;
   running_->timer.reset();
-  kill_command(false);
+  kill_command(0);
 }
 
-/// Kills the command's processes; where the shell does not come back, the shell; where init does
-/// not manage that, the sandbox.
-void Sandbox::kill_command(bool whole_shell) {
+/// Kills the command's processes, again and again while the shell starts more; where the shell does
+/// not come back within its grace, the shell too; where init does not manage that, the sandbox.
+void Sandbox::kill_command(int attempt) {
+  bool whole_shell = attempt >= kKillAttempts;
   wire::KillRequest request{};
   request.header.op = wire::InitOp::kill;
   request.all = whole_shell;
   auto self = shared_from_this();
   send_init(bytes_of(request), {}, [](common::Result<wire::InitReply>) {});
-  auto wait = whole_shell ? Clock::duration(kBackstop) : Clock::duration(kGrace);
   if (!running_) return;
-  running_->timer = core_->reactor.call_at(Clock::now() + wait, [self, whole_shell] {
+  auto wait = whole_shell ? Clock::duration(kBackstop) : Clock::duration(kKillPause);
+  running_->timer = core_->reactor.call_at(Clock::now() + wait, [self, attempt, whole_shell] {
     if (!self->running_ || self->running_->finishing) return;
     self->running_->timer.reset();
-    if (!whole_shell) return self->kill_command(true);
+    if (!whole_shell) return self->kill_command(attempt + 1);
     self->kill(nullptr);
     self->fail("the command could not be killed");
   });
 }
 
-// ---- init
-// -----------------------------------------------------------------------------------------
+// ---- init ----
 
 uint32_t Sandbox::send_init(std::string message, std::vector<int> fds, Answer answer) {
   wire::InitHeader header;
@@ -473,7 +471,7 @@ void Sandbox::exec(ExecSpec spec, Deadline deadline, Completion<Observation> don
       if (found == self->processes_.end()) return;
       found->second.timed_out = true;
       found->second.timer.reset();
-      self->kill_command(false);
+      self->kill_command(0);
     });
   processes_.emplace(ticket, std::move(process));
   core_->reactor.watch(fd, EPOLLIN, [self, ticket, fd](uint32_t) {
@@ -553,8 +551,7 @@ std::optional<std::string> Sandbox::read_file(const std::string& path, size_t ma
   return content;
 }
 
-// ---- the end
-// --------------------------------------------------------------------------------------
+// ---- the end ----
 
 /// The sandbox can do nothing more: everything that waits for it fails.
 void Sandbox::fail(const std::string& why) {

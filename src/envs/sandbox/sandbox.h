@@ -93,7 +93,7 @@ class Sandbox : public std::enable_shared_from_this<Sandbox> {
   void finish(int exit_code, bool shell_exited);
   void shell_ended(int wait_status);
   void on_deadline();
-  void kill_command(bool whole_shell);
+  void kill_command(int attempt);
 
   uint32_t send_init(std::string message, std::vector<int> fds, Answer answer);
   void on_control(uint32_t events);

@@ -195,7 +195,12 @@ std::vector<PackItem> merge_layers(const std::vector<std::vector<PackItem>>& lay
   for (const auto& layer : layers)
     for (const PackItem& item : layer) merge_item(&merged, item);
   std::vector<PackItem> items;
-  for (auto& [path, item] : merged) items.push_back(std::move(item));
+  for (auto& [path, item] : merged) {
+    // Marks that hide nothing are history, not state.
+    if (!item.covers && S_ISCHR(item.mode)) continue;
+    item.opaque = item.opaque && item.covers;
+    items.push_back(std::move(item));
+  }
   return items;
 }
 

@@ -65,15 +65,16 @@ Spawner::Spawner(const SpawnerConfig& config) : uid_base_(config.uid_base) {
   try {
     configure(config);
   } catch (...) {
-    socket_.reset();
-    waitpid(pid_, nullptr, 0);
+    stop();
     throw;
   }
 }
 
-Spawner::~Spawner() {
+Spawner::~Spawner() { stop(); }
+
+void Spawner::stop() {
   socket_.reset();
-  waitpid(pid_, nullptr, 0);
+  if (pid_ > 0) waitpid(std::exchange(pid_, -1), nullptr, 0);
 }
 
 void Spawner::start_process(Fd child_end) {

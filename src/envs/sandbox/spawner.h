@@ -47,6 +47,8 @@ class Spawner {
   /// Begins to serve replies on the reactor; detach() ends it. Both on the reactor's thread.
   void attach(Reactor* reactor);
   void detach();
+  /// Ends the process and waits for it; after detach(), on any thread. The destructor does so too.
+  void stop();
 
   /// Sends a request (a wire struct whose header's op is set) and its descriptors.
   void call(std::string request, std::vector<Fd> fds, Reply done);

@@ -17,7 +17,7 @@ inline constexpr size_t kMaxLayers = 400;  // overlay allows 500 lower directori
 inline constexpr uint32_t kSandboxRoot = 0;      // uid and gid of the sandbox's root
 inline constexpr uint32_t kSandboxAgent = 1000;  // uid and gid of the agent
 
-// ---- trainer <-> spawner ------------------------------------------------------------------------
+// ---- trainer <-> spawner ----
 
 enum class SpawnerOp : uint32_t {
   configure = 1,  // ConfigureRequest, seccomp program; replied when the skeleton stands
@@ -73,7 +73,7 @@ enum ConfigureFlags : uint32_t {
   kModeDiskUpper = 2,  // uppers are directories on disk: no size cap
 };
 
-// ---- trainer <-> init ---------------------------------------------------------------------------
+// ---- trainer <-> init ----
 
 enum class InitOp : uint32_t {
   exec = 1,  // ExecRequest, fds; replies: started, later exited
@@ -88,7 +88,8 @@ enum class InitOp : uint32_t {
 };
 
 enum ExecFlags : uint32_t {
-  kExecShell = 1,   // the session's shell, its output first of fds: spared by kill(others), seen by inspect
+  kExecShell =
+      1,  // the session's shell, its output first of fds: spared by kill(others), seen by inspect
   kExecAsRoot = 2,  // the sandbox's root instead of the agent
 };
 
@@ -125,12 +126,14 @@ struct InitReply {
   char text[kMaxTextBytes];
 };
 
-// ---- packs: a directory tree as a stream of entries
-// ----------------------------------------------
+// ---- packs: a directory tree as a stream of entries ----
 
 inline constexpr uint32_t kPackMagic = 0x4b505345;  // "ESPK"
 
-enum PackFlags : uint32_t { kPackOpaque = 1 };  // overlay's "nothing below this directory shows"
+enum PackFlags : uint32_t {
+  kPackOpaque = 1,  // overlay's "nothing below this directory shows"
+  kPackCovers = 2,  // on export: the skeleton has something of this path
+};
 
 /// An entry; path (relative, no "..", no NUL) and then `size` bytes follow: a file's content or a
 /// symlink's target. Directories come before what is in them. A character device 0:0 is a whiteout.

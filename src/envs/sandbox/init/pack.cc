@@ -37,6 +37,12 @@ int open_parent(int root, char* path, const char** name) {
   return dir;
 }
 
+bool skeleton_has(const PackTarget& target, const char* path) {
+  struct stat st;
+  return target.skeleton_fd >= 0 &&
+         fstatat(target.skeleton_fd, path, &st, AT_SYMLINK_NOFOLLOW) == 0;
+}
+
 bool copy_bytes(int from, int to, uint64_t size, Failure* failure) {
   static char buffer[kChunk];
   while (size) {
@@ -100,9 +106,7 @@ bool unpack_entry(int fd, const wire::PackEntry& e, const PackTarget& target, Fa
   if (!read_exact(fd, path, e.path_bytes)) return failure->set("unpack: read");
   path[e.path_bytes] = 0;
   if (!strcmp(path, ".")) return set_attributes(target.dir_fd, ".", e, target, failure);
-  struct stat below;
-  if (S_ISCHR(e.mode) && target.below_fd >= 0 &&
-      fstatat(target.below_fd, path, &below, AT_SYMLINK_NOFOLLOW))
+  if (S_ISCHR(e.mode) && !skeleton_has(target, path))
     return true;  // overlay would list it: it hides whiteouts only where it merges directories
   const char* name = nullptr;
   int dir = open_parent(target.dir_fd, path, &name);
@@ -156,6 +160,7 @@ bool pack_node(int fd, int dir, const char* name, char* path, size_t length,
   e.path_bytes = uint32_t(length);
   if (S_ISSOCK(st.st_mode)) return true;  // nothing is bound to it any more
   if (S_ISCHR(st.st_mode) && st.st_rdev != makedev(0, 0)) return true;
+  if (skeleton_has(target, path)) e.flags |= wire::kPackCovers;
   int sub = -1;
   if (S_ISDIR(st.st_mode)) {
     sub = openat(dir, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);

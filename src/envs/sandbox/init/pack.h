@@ -13,7 +13,8 @@ struct PackTarget {
   int dir_fd = -1;
   uint32_t uid_base = 0;   // added to the pack's uid and gid
   bool keep_owner = true;  // false: everything belongs to the caller
-  int below_fd = -1;  // whiteouts of what is not there either are left out; -1: none are
+  int skeleton_fd =
+      -1;  // whiteouts of what it does not have are not made; pack() marks what it has
   const char* opaque_xattr =
       nullptr;  // "trusted.overlay.opaque" or "user.overlay.opaque"; null: none
 };

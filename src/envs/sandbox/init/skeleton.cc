@@ -311,7 +311,9 @@ bool tmpfs_takes_user_xattrs() {
   int mnt = sys_fsmount(fs, 0);
   close(fs);
   if (mnt < 0) return false;
-  bool done = fsetxattr(mnt, "user.espalier", "y", 1, 0) == 0;
+  int dir = openat(mnt, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  bool done = dir >= 0 && fsetxattr(dir, "user.espalier", "y", 1, 0) == 0;
+  if (dir >= 0) close(dir);
   close(mnt);
   return done;
 }

@@ -46,6 +46,7 @@ PackTarget layer_target(const Base& base, int dir_fd) {
   target.uid_base = base.uid_base;
   target.keep_owner = base.root_mode;
   target.opaque_xattr = base.opaque_xattr();
+  target.skeleton_fd = base.skeleton_fd;
   return target;
 }
 
@@ -212,10 +213,8 @@ void handle_add_layer(int socket, const Base& base, const wire::LayerRequest& re
   bool done = make_upper(base, id, request.bytes, request.inodes, &failure);
   int dir = done ? open_layer(id) : -1;
   PackTarget target = layer_target(base, dir);
-  target.below_fd = open("/skel", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   done = done && (dir >= 0 || failure.set("open layer")) && unpack(pack_fd, target, &failure);
   if (dir >= 0) close(dir);
-  if (target.below_fd >= 0) close(target.below_fd);
   done = done && seal(base, id, &failure);
   if (!done) drop_layer(base, id);
   reply(socket, request.header, done ? nullptr : &failure);
@@ -272,6 +271,7 @@ bool configure(int socket, Base* base, const char* message, size_t size) {
     done = build_base(request, scratch, base, &failure);
   }
   if (done && chdir("/l")) done = failure.set("chdir /l");
+  base->skeleton_fd = open("/skel", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   uint32_t flags =
       (base->root_mode ? wire::kModeRoot : 0u) | (base->disk_upper ? wire::kModeDiskUpper : 0u);
   reply(socket, request.header, done ? nullptr : &failure, flags);

@@ -19,6 +19,7 @@ struct Base {
   bool long_lowers = true;       // the kernel takes overlay's "lowerdir+" (6.7 and later)
   uint32_t uid_base = 0;         // sandbox uid 0, as this process sees uids
   int proc_fd = -1;              // the host's /proc
+  int skeleton_fd = -1;          // the lowest layer
   int template_ns = -1;          // mount namespace each sandbox starts from
   int user_ns = -1;              // root mode: the shifted user namespace
   bool private_user_ns = false;  // root mode: one user namespace a sandbox (process limits need it)
