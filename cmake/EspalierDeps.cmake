@@ -16,3 +16,8 @@ pkg_check_modules(ARCHIVE REQUIRED IMPORTED_TARGET libarchive)
 add_library(espalier_hdf5 INTERFACE)
 target_include_directories(espalier_hdf5 SYSTEM INTERFACE ${HDF5_INCLUDE_DIRS})
 target_link_libraries(espalier_hdf5 INTERFACE ${HDF5_LIBRARIES})
+
+# toml11 is headers only, and older packages of it have no CMake file.
+find_path(TOML11_INCLUDE_DIR toml.hpp REQUIRED)
+add_library(espalier_toml INTERFACE)
+target_include_directories(espalier_toml SYSTEM INTERFACE ${TOML11_INCLUDE_DIR})

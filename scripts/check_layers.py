@@ -29,6 +29,7 @@ OWNERS = [
     ("HDF5", r"(hdf5|hdf5_hl|H5\w*)\.h$", ["tree/store*"]),
     ("Eigen", r"Eigen/", ["tree/*"]),
     ("sandbox system calls", r"(sys/mount|sys/ptrace|linux/seccomp|seccomp)\.h$", ["envs/sandbox/*"]),
+    ("toml11", r"toml(11/|\.hpp$)", ["envs/task_toml*"]),
     ("TBB", r"(tbb|oneapi/tbb)/", ["rollout/*"]),
     ("LibTorch", r"(torch|ATen|c10)/", ["policy/*", "learner/*"]),
     ("CLI11", r"CLI/", ["app/*"]),

@@ -22,7 +22,7 @@ done
 
 PACKAGES=(g++ cmake ninja-build ccache mold pkg-config git ca-certificates
   libtbb-dev libhdf5-dev libyaml-cpp-dev libeigen3-dev libcli11-dev nlohmann-json3-dev
-  libspdlog-dev libfmt-dev libseccomp-dev libarchive-dev libssl-dev zlib1g-dev
+  libspdlog-dev libfmt-dev libseccomp-dev libarchive-dev libtoml11-dev libssl-dev zlib1g-dev
   protobuf-compiler libprotobuf-dev libgtest-dev libgmock-dev
   python3 python3-pip python3-venv clang-format clang-tidy)
 [ "$TESTS" = 1 ] && PACKAGES+=(python3-h5py)
@@ -39,7 +39,6 @@ install_packages() {
   for package in "${PACKAGES[@]}"; do
     dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
   done
-  # mold is new in Debian 12 and Ubuntu 22.04; the build does without it where it is not packaged.
   if [ ${#missing[@]} -eq 0 ]; then
     say "packages: all ${#PACKAGES[@]} are installed"
     return

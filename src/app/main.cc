@@ -1,5 +1,6 @@
 #include <CLI/CLI.hpp>
 #include <cstdio>
+#include <cstdlib>
 #include <exception>
 
 #include "app/commands.h"
@@ -7,6 +8,13 @@
 #include "common/version.h"
 
 namespace {
+
+/// Idle threads of the OpenMP pool sleep instead of spinning: beside sandboxes a spinning pool
+/// slows training down tenfold. libgomp reads its environment when it is loaded, before main;
+/// functions of .preinit_array run before any library is initialised.
+void choose_omp_wait_policy() { setenv("OMP_WAIT_POLICY", "passive", /*overwrite=*/0); }
+__attribute__((section(".preinit_array"),
+               used)) void (*const kBeforeLibraries)() = choose_omp_wait_policy;
 
 constexpr const char* kFooter = R"(
 Examples:

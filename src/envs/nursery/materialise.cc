@@ -13,6 +13,13 @@ namespace {
 
 namespace fs = std::filesystem;
 
+// What a task can be solved with, and nothing whose output tells the time or the machine's load:
+// `w`, `ps` or `date` would make equal runs differ.
+constexpr const char* kTools[] = {"cat", "chmod", "cp", "grep", "head", "ls",  "mkdir", "mv",
+                                  "rm",  "sed",   "sh", "sort", "tail", "tar", "touch", "wc"};
+constexpr const char* kToolFolder =
+    ".bin";  // of the working directory; the only folder on the PATH
+
 void write_file(const fs::path& path, const std::string& content, unsigned mode) {
   fs::create_directories(path.parent_path());
   std::ofstream file(path, std::ios::binary | std::ios::trunc);
@@ -30,7 +37,9 @@ std::string settings(const Blueprint& blueprint) {
          "\"\ndepth = " + depth + "\ntier = \"" + to_string(tier_of(id.family)) +
          "\"\nmax_turns = " + std::to_string(blueprint.max_turns()) +
          "\n\n[agent]\ntimeout_sec = 600.0\n\n[verifier]\ntimeout_sec = 60.0\n\n[environment]\n"
-         "workdir = \"/app\"\nallow_internet = false\nenv = { LC_ALL = \"C.UTF-8\" }\n";
+         "workdir = \"/app\"\nallow_internet = false\nenv = { LC_ALL = \"C.UTF-8\", PATH = "
+         "\"/app/" +
+         kToolFolder + "\" }\n";
 }
 
 std::string solution(const Blueprint& blueprint) {
@@ -50,6 +59,9 @@ void write_task(const Blueprint& blueprint, const fs::path& directory) {
       write_file(files / file.path, file.content, file.mode);
     }
   }
+  fs::create_directory(files / kToolFolder);
+  for (const char* tool : kTools)
+    fs::create_symlink(fs::path("/usr/bin") / tool, files / kToolFolder / tool);
   write_file(directory / "instruction.md", blueprint.instruction + "\n", 0644);
   write_file(directory / "tests" / "test.sh", blueprint.test_script, 0755);
   write_file(directory / "solution" / "solve.sh", solution(blueprint), 0755);
