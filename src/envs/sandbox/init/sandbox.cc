@@ -184,6 +184,7 @@ void sandbox_main(const Base& base, const SandboxPlan& plan) {
   bool done = join_cgroups(plan, &failure);
   if (done) {
     prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+    prctl(PR_SET_NAME, "espalier-init", 0, 0, 0);
     setsid();
     volunteer_for_oom(base);
     if (!plan.request.network) raise_loopback();
