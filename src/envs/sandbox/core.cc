@@ -25,12 +25,6 @@ const SandboxOptions& with_raised_file_limit(const SandboxOptions& options) {
   return options;
 }
 
-/// As root written files always fit into a tmpfs.
-std::optional<common::TempDir> make_scratch(const SandboxOptions& options) {
-  if (geteuid() == 0 && !options.force_disk_upper) return std::nullopt;
-  return std::optional<common::TempDir>(std::in_place, "espalier-sandbox");
-}
-
 }  // namespace
 
 Layer::~Layer() {
@@ -39,8 +33,9 @@ Layer::~Layer() {
 
 Core::Core(SandboxOptions options_)
     : options(with_raised_file_limit(options_)),
-      scratch(make_scratch(options)),
-      spawner({options.uid_base, options.force_disk_upper, scratch ? scratch->path() : "/"}) {
+      scratch(std::in_place, "espalier-sandbox"),
+      spawner({options.uid_base, options.force_disk_upper, scratch->path()}) {
+  if (!spawner.disk_upper()) scratch.reset();
   post([this] { spawner.attach(&reactor); });
 }
 

@@ -318,6 +318,18 @@ bool tmpfs_takes_user_xattrs() {
   return done;
 }
 
+/// False for the root of a user namespace, a container's say, who may map nobody but himself.
+bool is_real_root() {
+  if (geteuid() != 0) return false;
+  char text[128] = {0};
+  int fd = open("/proc/self/uid_map", O_RDONLY | O_CLOEXEC);
+  if (fd >= 0 && read(fd, text, sizeof text - 1) < 0) text[0] = 0;
+  if (fd >= 0) close(fd);
+  unsigned long inside = 1, outside = 1, count = 0;
+  sscanf(text, "%lu %lu %lu", &inside, &outside, &count);
+  return inside == 0 && outside == 0 && count == 4294967295ul;
+}
+
 }  // namespace
 
 int make_user_namespace(const Base& base, Failure* failure) {
@@ -353,7 +365,7 @@ bool build_base(const wire::ConfigureRequest& request, const char* scratch, Base
                 Failure* failure) {
   umask(0);
   base->uid_base = request.uid_base;
-  base->root_mode = geteuid() == 0 && unshare(CLONE_NEWNS) == 0;
+  base->root_mode = is_real_root() && unshare(CLONE_NEWNS) == 0;
   if (!base->root_mode) {
     if (!enter_user_namespace(failure)) return false;
     if (unshare(CLONE_NEWNS)) return failure->set("unshare(CLONE_NEWNS)");

@@ -22,7 +22,6 @@ struct Base {
   int skeleton_fd = -1;          // the lowest layer
   int template_ns = -1;          // mount namespace each sandbox starts from
   int user_ns = -1;              // root mode: the shifted user namespace
-  bool private_user_ns = false;  // root mode: one user namespace a sandbox (process limits need it)
   const sock_filter* seccomp = nullptr;
   uint16_t seccomp_length = 0;
 
