@@ -14,14 +14,14 @@ namespace espalier::envs::init {
 
 /// What configure() found and built; constant afterwards.
 struct Base {
-  bool root_mode = false;        // the real root: uids are shifted, overlay marks are trusted.*
-  bool disk_upper = false;       // uppers are directories of the scratch directory
-  bool long_lowers = true;       // the kernel takes overlay's "lowerdir+" (6.7 and later)
-  uint32_t uid_base = 0;         // sandbox uid 0, as this process sees uids
-  int proc_fd = -1;              // the host's /proc
-  int skeleton_fd = -1;          // the lowest layer
-  int template_ns = -1;          // mount namespace each sandbox starts from
-  int user_ns = -1;              // root mode: the shifted user namespace
+  bool root_mode = false;   // the real root: uids are shifted, overlay marks are trusted.*
+  bool disk_upper = false;  // uppers are directories of the scratch directory
+  bool long_lowers = true;  // the kernel takes overlay's "lowerdir+" (6.7 and later)
+  uint32_t uid_base = 0;    // sandbox uid 0, as this process sees uids
+  int proc_fd = -1;         // the host's /proc
+  int skeleton_fd = -1;     // the lowest layer
+  int template_ns = -1;     // mount namespace each sandbox starts from
+  int user_ns = -1;         // root mode: the shifted user namespace
   const sock_filter* seccomp = nullptr;
   uint16_t seccomp_length = 0;
 
