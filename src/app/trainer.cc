@@ -23,12 +23,13 @@ namespace espalier::app {
 
 namespace {
 
-/// The learner runs while no episode does: it gets every core. The engine shares them with the
-/// sandboxes.
+/// The learner runs while no episode does and may have every core; the engine, which shares them
+/// with the sandboxes, goes on with one thread.
 class LearnerThreads {
  public:
-  LearnerThreads() {
-    policy::set_torch_threads(static_cast<int>(std::max(1u, std::thread::hardware_concurrency())));
+  explicit LearnerThreads(int threads) {
+    const int cores = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+    policy::set_torch_threads(threads > 0 ? threads : cores);
   }
   ~LearnerThreads() { policy::set_torch_threads(1); }
 };
@@ -196,7 +197,7 @@ void Trainer::warm_start() {
     clock_.measure("sft", [&] {
       const std::vector<tree::Tree> demonstrations = demonstrate(*session_);
       tree::write_trees(run_.trees() / "demonstrations.h5", demonstrations);
-      const LearnerThreads threads;
+      const LearnerThreads threads(config_.learner.threads);
       behaviour_cloning(config_, *learner_, demonstrations);
       learner_->reset_optimizer();
     });
@@ -312,7 +313,7 @@ common::Metrics Trainer::learn(std::vector<tree::Tree>& trees, uint64_t step) {
     // A tree that the budget cut short would teach only its quick branches.
     std::erase_if(trees, has_cancelled_leaf);
     if (trees.empty()) return;
-    const LearnerThreads threads;
+    const LearnerThreads threads(config_.learner.threads);
     learner::UpdateResult update = learner_->update(trees, static_cast<int>(step));
     metrics.merge(update.metrics);
     tree::Spend spend;

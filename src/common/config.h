@@ -87,6 +87,7 @@ struct LearnerConfig {
   int ppo_max_token_len_per_gpu = 16384;  // packed tokens a micro-batch
   double grad_clip = 1.0;
   std::string packing = "packed";  // packed | linear
+  int threads = 0;                 // of the learner; 0: one a core
   OptimConfig optim;
 };
 

@@ -134,6 +134,8 @@ std::vector<Key> learner_keys() {
       {KEY(learner.ppo_mini_batch_size), between(0, 65536), "Trees an update; 0: the whole batch"},
       {KEY(learner.ppo_max_token_len_per_gpu), between(16, 1e9), "Packed tokens a micro-batch"},
       {KEY(learner.grad_clip), above_zero(1e9), "Greatest norm of the gradient"},
+      {KEY(learner.threads), between(0, 4096),
+       "Threads of the learner; 0: one a core. Equal runs need an equal number"},
       {KEY(learner.packing), kPackings,
        "Compute each token of a tree once, or each path by itself"},
       {KEY(learner.optim.lr), between(0, 100), "Learning rate after warm-up"},
