@@ -277,8 +277,7 @@ TEST_P(Conformance, ExecRunsBesideTheShell) {
   EXPECT_EQ(seen.output, "/app\n[] /home/agent\nagent\nmine\n");
   EXPECT_EQ(seen.exit_code, 4);
   EXPECT_EQ(exec(*environment_, {"/no/such/program"}, false).exit_code, 127);
-  EXPECT_EQ(as_root(*environment_, "touch /etc/made; echo $HOME").output,
-            "/root\n");
+  EXPECT_EQ(as_root(*environment_, "touch /etc/made; echo $HOME").output, "/root\n");
   seen = exec(*environment_, {"sleep", "1000"}, false, 0.1);
   EXPECT_TRUE(seen.timed_out);
   EXPECT_EQ(output_of(*environment_, "pwd"), "/tmp\n");
