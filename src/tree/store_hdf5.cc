@@ -55,6 +55,9 @@ Handle create(const std::string& name) {
 }  // namespace
 
 Session::Session() : lock_(library_mutex()) {
+  // A file that could not be closed (a full disk, damage) stays open within the library, whose own
+  // cleaning up at the program's exit then crashes. All there is to clean is closed by its handle.
+  [[maybe_unused]] static const herr_t no_cleaning_up = H5dont_atexit();
   H5Eget_auto2(H5E_DEFAULT, &printer_, &printer_data_);
   H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);
 }
@@ -121,12 +124,13 @@ void Output::write(hid_t group, const std::string& name, const Block& block, hid
     if (block.element_bytes > 1) check(H5Pset_shuffle(creation), name_, name);
     check(H5Pset_deflate(creation, kDeflateLevel), name_, name);
   }
-  const Handle dataset(
+  Handle dataset(
       check(H5Dcreate2(group, name.c_str(), file, space, H5P_DEFAULT, creation, H5P_DEFAULT), name_,
             name),
       H5Dclose);
   if (block.rows > 0)
     check(H5Dwrite(dataset, memory, H5S_ALL, H5S_ALL, H5P_DEFAULT, block.data), name_, name);
+  check(dataset.close(), name_, name);  // writes the chunks that are still cached
 }
 
 void Output::close() {

@@ -10,6 +10,7 @@
 
 #include "common/error.h"
 #include "common/files.h"
+#include "tree/file_limit.h"
 #include "tree/random_tree.h"
 
 namespace espalier::tree {
@@ -82,6 +83,35 @@ TEST(Store, WritesWholeOrNotAtAll) {
         << entry.path();
 }
 
+/// 0: a shard that does not fit was refused and left nothing, and the next one is written well.
+int store_on_a_full_disk(const fs::path& directory) {
+  testing::limit_file_size(4 << 10);
+  const fs::path file = directory / "step.h5";
+  try {
+    write_trees(file, some_trees(0, 40));
+    return 1;
+  } catch (const common::StoreError& error) {
+    if (std::string(error.what()).find("step.h5") == std::string::npos) return 2;
+  }
+  if (!fs::is_empty(directory)) return 3;
+  testing::limit_file_size(RLIM_INFINITY);
+  write_trees(file, some_trees(0, 40));
+  return read_trees(file).size() == 40 ? 0 : 4;
+}
+
+/// In a child: the limit on file sizes stands for the disk's. It exits as a program does, with the
+/// library's own cleaning up.
+TEST(Store, AFullDiskIsAStoreErrorAndTheNextShardIsWritten) {
+  TempDir dir;
+  const pid_t child = ::fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) std::exit(store_on_a_full_disk(dir.path()));
+  int status = 0;
+  ::waitpid(child, &status, 0);
+  ASSERT_TRUE(WIFEXITED(status)) << "signal " << WTERMSIG(status);
+  EXPECT_EQ(WEXITSTATUS(status), 0);
+}
+
 TEST(Store, ErrorsNameFileAndReason) {
   TempDir dir;
   const fs::path file = dir.path() / "none.h5";
@@ -122,8 +152,8 @@ int refused_of_damaged(const std::string& good, const fs::path& directory) {
   return refused;
 }
 
-/// A damaged shard gives a StoreError or trees, never a crash. In a child: after damaged files the
-/// HDF5 library complains when a process that used it exits.
+/// A damaged shard gives a StoreError or trees, never a crash, neither at once nor when the program
+/// that read it exits.
 TEST(Store, SurvivesDamage) {
   TempDir dir;
   write_trees(dir.path() / "good.h5", some_trees(0, 3));
@@ -132,10 +162,10 @@ TEST(Store, SurvivesDamage) {
   ASSERT_GE(child, 0);
   if (child == 0) {
     try {
-      ::_exit(refused_of_damaged(good, dir.path()) > 200 ? 0 : 1);
+      std::exit(refused_of_damaged(good, dir.path()) > 200 ? 0 : 1);
     } catch (const std::exception& error) {
       std::fprintf(stderr, "not a StoreError: %s\n", error.what());
-      ::_exit(2);
+      std::exit(2);
     }
   }
   int status = 0;
