@@ -79,6 +79,8 @@ class JournalReader {
   ~JournalReader();
   std::optional<Event> next();
   std::string damage() const;  // empty: none
+  /// The damage is no unfinished end, which may still be completed: next() gives nothing any more.
+  bool stopped() const;
 
  private:
   struct Impl;
@@ -88,12 +90,14 @@ class JournalReader {
 /// Rebuilds trees from events; complete ones are those whose tree_sealed event was seen. In order
 /// of their index, canonical. A second tree_started of an index (a resumed run) starts that tree
 /// anew; a node whose parent did not survive is dropped. Trees whose index is in `skip` are not
-/// kept. Errors: StoreError.
+/// kept. `damage`: what made reading stop before the journal's end; empty: nothing did. Errors:
+/// StoreError.
 struct RecoveredTree {
   Tree tree;
   bool sealed = false;
 };
 std::vector<RecoveredTree> recover_trees(const std::filesystem::path& journal_directory,
-                                         const std::set<uint64_t>& skip = {});
+                                         const std::set<uint64_t>& skip = {},
+                                         std::string* damage = nullptr);
 
 }  // namespace espalier::tree

@@ -95,4 +95,6 @@ std::optional<Event> JournalReader::next() { return impl_->next(); }
 
 std::string JournalReader::damage() const { return impl_->damage; }
 
+bool JournalReader::stopped() const { return impl_->stopped; }
+
 }  // namespace espalier::tree

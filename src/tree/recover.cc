@@ -115,7 +115,7 @@ class Builder {
 }  // namespace
 
 std::vector<RecoveredTree> recover_trees(const std::filesystem::path& journal_directory,
-                                         const std::set<uint64_t>& skip) {
+                                         const std::set<uint64_t>& skip, std::string* damage) {
   JournalReader reader(journal_directory);
   std::map<uint64_t, Builder> builders;
   while (std::optional<Event> event = reader.next()) {
@@ -125,6 +125,7 @@ std::vector<RecoveredTree> recover_trees(const std::filesystem::path& journal_di
     else if (auto found = builders.find(event->tree_index); found != builders.end())
       found->second.apply(*event);
   }
+  if (damage) *damage = reader.stopped() ? reader.damage() : "";
   std::vector<RecoveredTree> trees;
   for (auto& [index, builder] : builders) trees.push_back(std::move(builder).finish());
   return trees;

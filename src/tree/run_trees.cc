@@ -6,7 +6,6 @@
 #include <vector>
 
 #include "common/error.h"
-#include "common/sha256.h"
 #include "tree/journal.h"
 #include "tree/store.h"
 
@@ -16,8 +15,6 @@ namespace {
 constexpr size_t kMinIdDigits = 4;
 constexpr size_t kMaxIdDigits = 64;
 constexpr size_t kMaxCandidates = 5;  // named in the message when an id is ambiguous
-
-std::string full_hex(const NodeId& id) { return common::to_hex(id.bytes.data(), id.bytes.size()); }
 
 void check_run(const std::filesystem::path& run) {
   std::error_code error;
@@ -59,7 +56,7 @@ FoundNode find_by_id(const std::filesystem::path& run, const std::string& prefix
   visit_trees(run, [&](RunTree&& tree) {
     for (size_t i = 0; i < tree.tree.nodes.size(); ++i) {
       const Node& node = tree.tree.nodes[i];
-      if (!full_hex(node.id).starts_with(prefix)) continue;
+      if (!node.id.full_hex().starts_with(prefix)) continue;
       candidates.push_back(node.id.hex() + " (" + std::to_string(tree.tree.index) + "/" +
                            node.path + ")");
       if (!first) first = FoundNode{tree, static_cast<int>(i)};
@@ -100,10 +97,13 @@ void visit_trees(const std::filesystem::path& run, const std::function<bool(RunT
   }
   std::error_code error;
   if (!std::filesystem::is_directory(run / "journal", error)) return;
-  for (RecoveredTree& recovered : recover_trees(run / "journal", stored)) {
+  std::string damage;
+  for (RecoveredTree& recovered : recover_trees(run / "journal", stored, &damage)) {
     const TreeState state = recovered.sealed ? TreeState::sealed : TreeState::unfinished;
     if (!visit({std::move(recovered.tree), state})) return;
   }
+  if (!damage.empty())
+    throw common::StoreError("read journal " + damage + "; what was written behind it is lost");
 }
 
 RunTree find_tree(const std::filesystem::path& run, uint64_t index) {

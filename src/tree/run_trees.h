@@ -25,7 +25,7 @@ struct RunTree {
 
 /// Calls `visit` for each tree, shard by shard and then what the journal alone holds, until it
 /// returns false. One shard is in memory at a time. Errors: ConfigError when `run` is no run
-/// directory; StoreError.
+/// directory; StoreError, for a damaged journal after all that survived was visited.
 void visit_trees(const std::filesystem::path& run, const std::function<bool(RunTree&&)>& visit);
 
 /// Errors: ConfigError when the run has no tree of that index; StoreError.

@@ -1,15 +1,11 @@
 #include "tree/trace_json.h"
 
-#include "common/sha256.h"
-
 namespace espalier::tree {
 namespace {
 
 Json number_or_null(const std::optional<double>& value) {
   return value ? Json(*value) : Json(nullptr);
 }
-
-std::string full_hex(const NodeId& id) { return common::to_hex(id.bytes.data(), id.bytes.size()); }
 
 Json estimate_json(const Node& node) {
   return {{"value", node.value},
@@ -38,7 +34,7 @@ Json to_json(const TreeSummary& summary) {
 
 Json tree_json(const RunTree& tree) {
   Json json = to_json(summarise(tree));
-  json["id"] = full_hex(tree.tree.id);
+  json["id"] = tree.tree.id.full_hex();
   json["family"] = tree.tree.family;
   json["prompt"] = tree.tree.prompt;
   json["nodes"] = Json::array();
@@ -50,10 +46,10 @@ Json tree_json(const RunTree& tree) {
 Json node_json(const RunTree& run_tree, int index, bool tokens) {
   const Tree& tree = run_tree.tree;
   const Node& node = tree.nodes[index];
-  Json json{{"id", full_hex(node.id)},
+  Json json{{"id", node.id.full_hex()},
             {"tree", tree.index},
             {"path", node.path},
-            {"parent", full_hex(node.parent < 0 ? tree.id : tree.nodes[node.parent].id)},
+            {"parent", (node.parent < 0 ? tree.id : tree.nodes[node.parent].id).full_hex()},
             {"branch", node.branch},
             {"turn", node.turn},
             {"command", node.command},

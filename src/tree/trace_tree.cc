@@ -67,6 +67,8 @@ std::optional<int> numbered(const std::string& part, char letter) {
 
 std::string NodeId::hex() const { return common::to_hex(bytes.data(), 16); }
 
+std::string NodeId::full_hex() const { return common::to_hex(bytes.data(), bytes.size()); }
+
 bool NodeId::is_zero() const {
   return std::all_of(bytes.begin(), bytes.end(), [](uint8_t byte) { return byte == 0; });
 }
@@ -196,17 +198,6 @@ NodeId node_id(const NodeId& parent, const Node& node) {
   encoder.scalar(node.sampling_key);
   encoder.text(node.command);
   return encoder.hash();
-}
-
-std::optional<NodeId> parse_node_id(const std::string& hex64) {
-  NodeId id;
-  if (hex64.size() != 2 * id.bytes.size()) return std::nullopt;
-  for (size_t i = 0; i < id.bytes.size(); ++i) {
-    const char* digits = hex64.data() + 2 * i;
-    auto [stop, error] = std::from_chars(digits, digits + 2, id.bytes[i], 16);
-    if (error != std::errc() || stop != digits + 2) return std::nullopt;
-  }
-  return id;
 }
 
 std::string root_path(int root) { return "r" + std::to_string(root) + "/t0"; }

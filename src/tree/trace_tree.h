@@ -20,7 +20,8 @@ using Token = int32_t;
 struct NodeId {
   std::array<uint8_t, 32> bytes{};
   auto operator<=>(const NodeId&) const = default;
-  std::string hex() const;  // 32 digits, for display and lookup
+  std::string hex() const;       // 32 digits, for display and lookup
+  std::string full_hex() const;  // all 64
   bool is_zero() const;
 };
 
@@ -106,9 +107,6 @@ struct Tree {
 /// mask, policy version, sampling key, command), documented in docs/format.md.
 NodeId prompt_id(const Tree& tree);
 NodeId node_id(const NodeId& parent, const Node& node);
-
-/// Inverse of NodeId::hex() over the whole hash (64 digits). nullopt: not 64 hex digits.
-std::optional<NodeId> parse_node_id(const std::string& hex64);
 
 /// Paths name nodes within a tree: "rG" the root episode, "/tN" the turn, "/bM" behind the turn of
 /// a branch that a fork made. "r2/t4" → fork → "r2/t5/b0", "r2/t5/b1" → "r2/t5/b1/t6".

@@ -255,7 +255,6 @@ TEST(Advantage, WithoutForksTreeLooIsRlooBitForBit) {
   }
 }
 
-/// Without branches among the siblings the weighted advantages of each fork group cancel.
 TEST(Advantage, TreeLooWeightedAdvantagesOfAForkGroupSumToZero) {
   for (uint64_t number = 0; number < 300; ++number) {
     Tree tree = random_tree(number, {.binary_rewards = false});

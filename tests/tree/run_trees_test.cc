@@ -4,7 +4,6 @@
 
 #include "common/error.h"
 #include "common/files.h"
-#include "common/sha256.h"
 #include "tree/journal.h"
 #include "tree/random_tree.h"
 #include "tree/store.h"
@@ -69,14 +68,34 @@ TEST_F(RunTrees, VisitsShardsThenTheJournal) {
   EXPECT_EQ(seen, expected);
 }
 
+TEST_F(RunTrees, DamageIsReportedAfterWhatSurvived) {
+  const auto file = run_.path() / "journal" / "000001.log";
+  std::string content = common::read_file(file);
+  content.back() ^= 1;  // in the last turn of tree 7
+  common::write_file_atomically(file, content);
+  std::vector<uint64_t> seen;
+  try {
+    visit_trees(run_.path(), [&](RunTree&& tree) {
+      seen.push_back(tree.tree.index);
+      return true;
+    });
+    FAIL() << "the damage was not reported";
+  } catch (const common::StoreError& error) {
+    EXPECT_NE(std::string(error.what()).find("000001.log at byte"), std::string::npos)
+        << error.what();
+  }
+  EXPECT_EQ(seen.size(), 8u);
+  EXPECT_EQ(find_tree(run_.path(), 6).state, TreeState::sealed);
+  EXPECT_THROW(find_tree(run_.path(), 99), common::StoreError) << "it may be behind the damage";
+}
+
 TEST_F(RunTrees, FindsTreesAndNodes) {
   for (const Tree& tree : trees_) {
     EXPECT_EQ(find_tree(run_.path(), tree.index).tree.nodes.size(), tree.nodes.size());
     for (size_t i = 0; i < tree.nodes.size(); i += 3) {
       const Node& node = tree.nodes[i];
-      const std::string hex = common::to_hex(node.id.bytes.data(), node.id.bytes.size());
       for (const std::string& name :
-           {hex, node.id.hex(), std::to_string(tree.index) + "/" + node.path}) {
+           {node.id.full_hex(), node.id.hex(), std::to_string(tree.index) + "/" + node.path}) {
         const FoundNode found = find_node(run_.path(), name);
         EXPECT_EQ(found.found.tree.nodes[found.node].id, node.id) << name;
       }
