@@ -13,7 +13,9 @@ namespace {
 
 void sync_path(const std::filesystem::path& path, int flags) {
   const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | flags);
-  const bool synced = fd >= 0 && ::fsync(fd) == 0;
+  // Some file systems refuse fsync of a directory; they have nothing to flush.
+  const bool synced =
+      fd >= 0 && (::fsync(fd) == 0 || (errno == EINVAL && (flags & O_DIRECTORY) != 0));
   const int error = errno;
   if (fd >= 0) ::close(fd);
   if (!synced)
