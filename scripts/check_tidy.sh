@@ -16,4 +16,4 @@ if [ ${#files[@]} -eq 0 ]; then
   exit 0
 fi
 echo "tidy: ${#files[@]} files changed since ${base:0:12}"
-printf '%s\0' "${files[@]}" | xargs -0 -n 4 -P "$(nproc)" clang-tidy -p build/release --quiet
+printf '%s\0' "${files[@]}" | xargs -0 -n 4 -P "$(nproc)" clang-tidy -p build/release --quiet --extra-arg=-Wno-unknown-warning-option

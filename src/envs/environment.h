@@ -1,9 +1,10 @@
 // The environment contract: one live terminal that can be run, forked, snapshotted and verified.
 //
 // Every backend passes the conformance suite in tests/envs/conformance_test.cc. Operations are
-// asynchronous: they return at once and call their completion exactly once, on the backend's reactor
-// thread. At most one operation of an environment is in progress at a time; the caller sees to that.
-// Destroying an environment ends everything in it (processes, mounts, limits) without blocking.
+// asynchronous: they return at once and call their completion exactly once, on the backend's
+// reactor thread. At most one operation of an environment is in progress at a time; the caller sees
+// to that. Destroying an environment ends everything in it (processes, mounts, limits) without
+// blocking.
 #pragma once
 
 #include <chrono>
@@ -26,12 +27,14 @@ using Completion = common::Completion<T>;
 
 /// What the environment did with one command line (or script) given to its shell.
 struct Observation {
-  std::string output;         // stdout and stderr interleaved as written; head and tail kept past the limit
-  size_t output_bytes = 0;    // bytes produced before truncation
-  int exit_code = 0;          // of the command; 128 + signal when killed
-  bool timed_out = false;     // the deadline passed: the command was killed
-  bool shell_exited = false;  // the session's shell is gone (`exit`, killed, exec): no further run()
-  int64_t duration_us = 0;    // wall clock; never part of an identity
+  std::string
+      output;  // stdout and stderr interleaved as written; head and tail kept past the limit
+  size_t output_bytes = 0;  // bytes produced before truncation
+  int exit_code = 0;        // of the command; 128 + signal when killed
+  bool timed_out = false;   // the deadline passed: the command was killed
+  bool shell_exited =
+      false;                // the session's shell is gone (`exit`, killed, exec): no further run()
+  int64_t duration_us = 0;  // wall clock; never part of an identity
 };
 
 /// How a second environment came to be; recorded in the trace.
@@ -50,20 +53,20 @@ struct Limits {
 
 /// What to start: an image, files laid into the working directory, limits.
 struct EnvironmentSpec {
-  std::string image = "host";      // "host": this machine's own root, masked
-  std::filesystem::path files;     // directory copied (modes kept) into workdir; empty: none
-  std::string workdir = "/app";    // owned by the agent's user
+  std::string image = "host";    // "host": this machine's own root, masked
+  std::filesystem::path files;   // directory copied (modes kept) into workdir; empty: none
+  std::string workdir = "/app";  // owned by the agent's user
   std::map<std::string, std::string> variables;  // added to a minimal fixed environment
   Limits limits;
-  bool network = false;            // only ever true when task and config both allow it
+  bool network = false;  // only ever true when task and config both allow it
 };
 
-/// A process beside the session's shell: the verifier, a solution script. Runs with a clean environment
-/// and its own stdio; its output is captured like a command's.
+/// A process beside the session's shell: the verifier, a solution script. Runs with a clean
+/// environment and its own stdio; its output is captured like a command's.
 struct ExecSpec {
   std::vector<std::string> argv;
-  std::string cwd;                 // empty: the environment's workdir
-  bool as_root = false;            // the sandbox's root (no privilege outside); else the agent's user
+  std::string cwd;       // empty: the environment's workdir
+  bool as_root = false;  // the sandbox's root (no privilege outside); else the agent's user
   std::map<std::string, std::string> variables;
 };
 
@@ -84,17 +87,17 @@ struct Fork {
 
 /// How a task's result is judged: its tests directory and the verifier's own deadline.
 struct VerifierSpec {
-  std::filesystem::path tests;     // holds test.sh; uploaded to /tests only when verify() is called
+  std::filesystem::path tests;  // holds test.sh; uploaded to /tests only when verify() is called
   double timeout_s = 600.0;
   std::map<std::string, std::string> variables;
 };
 
-/// The verifier's answer. Exactly one of reward and failure is set: a missing or unreadable reward is a
-/// failure with Harbor's exception name, never reward 0.
+/// The verifier's answer. Exactly one of reward and failure is set: a missing or unreadable reward
+/// is a failure with Harbor's exception name, never reward 0.
 struct Verdict {
   std::optional<double> reward;
-  std::string failure;             // "RewardFileNotFoundError", "VerifierTimeoutError", …
-  std::string output;              // what test.sh printed, truncated
+  std::string failure;  // "RewardFileNotFoundError", "VerifierTimeoutError", …
+  std::string output;   // what test.sh printed, truncated
   int64_t duration_us = 0;
 };
 
@@ -102,17 +105,19 @@ class Environment {
  public:
   virtual ~Environment() = default;
 
-  /// Runs a command in the session's bash, which keeps cwd, variables, functions and options between
-  /// calls. stdin is /dev/null. A timeout kills the command, not the session; if the shell itself cannot
-  /// be had back it is killed too (shell_exited). Errors: SandboxError when the sandbox broke.
+  /// Runs a command in the session's bash, which keeps cwd, variables, functions and options
+  /// between calls. stdin is /dev/null. A timeout kills the command, not the session; if the shell
+  /// itself cannot be had back it is killed too (shell_exited). Errors: SandboxError when the
+  /// sandbox broke.
   virtual void run(std::string command, Deadline deadline, Completion<Observation> done) = 0;
 
-  /// Brings the deadline of the command that run() is executing forward to now: it ends as timed out. No
-  /// effect when there is none, and in backends that cannot. Any thread may call it.
+  /// Brings the deadline of the command that run() is executing forward to now: it ends as timed
+  /// out. No effect when there is none, and in backends that cannot. Any thread may call it.
   virtual void interrupt() {}
 
-  /// A second live environment in the same state; both go on independently. Errors: NotForkable, with the
-  /// reason, when something could not be carried over — the environment itself is then unharmed.
+  /// A second live environment in the same state; both go on independently. Errors: NotForkable,
+  /// with the reason, when something could not be carried over — the environment itself is then
+  /// unharmed.
   virtual void fork(Completion<Fork> done) = 0;
 
   /// Writes the state down durably (files and shell state by value). Errors: as fork().
@@ -125,8 +130,9 @@ class Environment {
   virtual void put_file(std::string path, std::string content, unsigned mode,
                         Completion<common::Done> done) = 0;
 
-  /// Puts a copy of the host directory `from` (empty path: an empty directory), owned by the sandbox's root,
-  /// in the place of whatever is at `path`. The default is built on exec and put_file.
+  /// Puts a copy of the host directory `from` (empty path: an empty directory), owned by the
+  /// sandbox's root, in the place of whatever is at `path`. The default is built on exec and
+  /// put_file.
   virtual void put_tree(std::string path, const std::filesystem::path& from,
                         Completion<common::Done> done);
 
@@ -134,7 +140,8 @@ class Environment {
   virtual std::optional<std::string> read_file(const std::string& path, size_t max_bytes) = 0;
 
   /// Uploads the tests, runs /tests/test.sh (its exit code is ignored), reads
-  /// /logs/verifier/reward.json or reward.txt. Built on put_tree, exec and read_file: envs/verifier.cc.
+  /// /logs/verifier/reward.json or reward.txt. Built on put_tree, exec and read_file:
+  /// envs/verifier.cc.
   void verify(const VerifierSpec& spec, Completion<Verdict> done);
 };
 
