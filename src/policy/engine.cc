@@ -115,11 +115,9 @@ class InProcessEngine : public Engine {
       std::lock_guard lock(mutex_);
       closed_ = true;
       wake_.notify_one();
-      // A completion closes the engine: a later close() or the destructor joins the thread.
+      // A completion may close the engine; a later close() or the destructor joins the thread.
       if (std::this_thread::get_id() == engine_thread_) return;
     }
-    // A completion may close the engine; the thread is then joined by a later close() or the
-    // destructor.
     std::lock_guard lock(join_mutex_);
     if (thread_.joinable()) thread_.join();
   }

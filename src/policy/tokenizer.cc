@@ -101,8 +101,12 @@ class FileReader {
     }
     check_byte_level("pre_tokenizer");
     check_byte_level("decoder");
+    // A template would add tokens to what is encoded; ByteLevel changes offsets only.
+    if (root_.contains("post_processor") && !root_["post_processor"].is_null()) {
+      check_byte_level("post_processor");
+    }
     const json& pre = root_["pre_tokenizer"];
-    if (pre.value("add_prefix_space", true) || pre.value("use_regex", true)) {
+    if (!is(pre, "add_prefix_space", false) || !is(pre, "use_regex", false)) {
       fail("pre_tokenizer is " + pre.dump() +
            "; allowed: ByteLevel with add_prefix_space and use_regex false");
     }
@@ -110,7 +114,7 @@ class FileReader {
 
   std::array<Token, 256> bytes() const {
     const json& model = member(root_, "model");
-    if (!model.is_object() || model.value("type", "") != "BPE") {
+    if (!is(model, "type", "BPE")) {
       fail("the model is not of type BPE");
     }
     const json& merges = member(model, "merges");
@@ -155,10 +159,13 @@ class FileReader {
 
  private:
   void check_byte_level(const char* key) const {
-    const json& part = member(root_, key);
-    if (!part.is_object() || part.value("type", "") != "ByteLevel") {
+    if (!is(member(root_, key), "type", "ByteLevel")) {
       fail(std::string(key) + " is not of type ByteLevel");
     }
+  }
+
+  static bool is(const json& object, const char* key, const json& value) {
+    return object.is_object() && object.contains(key) && object[key] == value;
   }
 
   const json& member(const json& object, const char* key) const {
