@@ -46,6 +46,7 @@ class TreeMaker {
     node.action = tokens(bench_.action_tokens);
     node.loss_mask.assign(node.action.size(), 1);
     node.log_probs.assign(node.action.size(), -static_cast<float>(std::log(vocab_size_)));
+    node.weight = 1;
     node.s_plus = rng_.uniform();
     node.s_minus = -rng_.uniform();
     const int index = static_cast<int>(tree.nodes.size());

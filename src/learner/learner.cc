@@ -120,6 +120,7 @@ void Learner::Impl::accumulate(MicroBatch& batch, std::map<std::string, double>&
   input.s_minus = batch.s_minus;
   input.entropies = edges.entropies;
   input.share = batch.share;
+  input.weight = batch.weight;
   input.scale = batch.scale;
   const LossOutput output = loss->compute(input);
   for (const auto& [name, value] : output.sums) sums[name] += value;
@@ -189,7 +190,7 @@ UpdateResult Learner::sft_update(const std::vector<const tree::Tree*>& trees, in
   const common::OptimConfig& config = impl_->options.sft_optim;
   const double lr = learning_rate(config, step, impl_->options.sft_steps);
   PackOptions packing = pack_options(impl_->options.learner);
-  packing.with_log_probs = false;
+  packing.with_estimates = false;
   MiniBatch mini = impl_->prepare(trees, "token-mean", packing);
   UpdateResult result;
   result.tokens_packed = mini.tokens;

@@ -44,7 +44,7 @@ class ClippedLoss : public Loss {
     LossOutput output;
     output.loss = pg_loss;
     if (options_.entropy_coeff != 0) {
-      const at::Tensor bonus = (input.entropies * input.share * input.scale).sum();
+      const at::Tensor bonus = (input.entropies * input.weight * input.scale).sum();
       output.loss = pg_loss - options_.entropy_coeff * bonus;
     }
     output.sums = sums(input, log_ratio.detach(), ratio.detach());

@@ -30,6 +30,7 @@ struct LossInput {
   at::Tensor s_minus;            // ≤ 0
   at::Tensor entropies;          // new; differentiable
   at::Tensor share;              // part of a tree's edge this entry stands for; 1 when packed
+  at::Tensor weight;             // ω · share, as in S⁺ and S⁻: weighs the entropy bonus
   at::Tensor scale;              // loss_agg_mode's factor of the edge (packing.h)
 };
 

@@ -44,6 +44,7 @@ MicroBatch make_micro_batch(const Packed& packed, const std::vector<double>& sca
   batch.s_plus = reals(packed.edges.s_plus);
   batch.s_minus = reals(packed.edges.s_minus);
   batch.share = reals(packed.edges.share);
+  batch.weight = reals(packed.edges.weight);
   batch.scale = reals(scale);
   return batch;
 }

@@ -17,8 +17,8 @@ struct MicroBatch {
   at::Tensor tokens, positions;  // [N] int64
   AttentionLayoutPtr layout;
   at::Tensor states, targets;  // [E] int64: rows of the hidden states; token ids
-  at::Tensor rollout_log_probs, s_plus, s_minus, share, scale;  // [E]
-  at::Tensor old_log_probs;                                     // [E]; set by the learner
+  at::Tensor rollout_log_probs, s_plus, s_minus, share, weight, scale;  // [E]
+  at::Tensor old_log_probs;                                             // [E]; set by the learner
 };
 
 /// Errors: PolicyError when a token lies outside the vocabulary.

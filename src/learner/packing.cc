@@ -10,9 +10,9 @@ namespace {
 using tree::Node;
 using tree::Tree;
 
-void check_node(const Tree& tree, const Node& node, bool with_log_probs) {
+void check_node(const Tree& tree, const Node& node, bool with_estimates) {
   const size_t tokens = node.action.size();
-  if (node.loss_mask.size() != tokens || (with_log_probs && node.log_probs.size() != tokens)) {
+  if (node.loss_mask.size() != tokens || (with_estimates && node.log_probs.size() != tokens)) {
     throw common::Error(
         "pack tree " + tree.task + " node " + node.path + ": " + std::to_string(tokens) +
         " action tokens, " + std::to_string(node.loss_mask.size()) + " mask values, " +
@@ -23,8 +23,8 @@ void check_node(const Tree& tree, const Node& node, bool with_log_probs) {
 /// Packs one tree, or one of its paths. Offsets are within the item.
 class Packer {
  public:
-  Packer(const Tree& tree, int index, bool with_log_probs)
-      : tree_(tree), index_(index), with_log_probs_(with_log_probs) {
+  Packer(const Tree& tree, int index, bool with_estimates)
+      : tree_(tree), index_(index), with_estimates_(with_estimates) {
     if (tree.prompt_tokens.empty())
       throw common::Error("pack tree " + tree.task +
                           ": the prompt has no tokens; allowed: at least one");
@@ -77,7 +77,7 @@ class Packer {
   }
 
   void append_action(const Node& node, double share) {
-    check_node(tree_, node, with_log_probs_);
+    check_node(tree_, node, with_estimates_);
     for (size_t i = 0; i < node.action.size(); ++i) {
       const int64_t state = last_;
       append(node.action[i]);
@@ -85,10 +85,11 @@ class Packer {
       Edges& edges = packed_.edges;
       edges.state.push_back(state);
       edges.target.push_back(last_);
-      edges.rollout_log_prob.push_back(with_log_probs_ ? node.log_probs[i] : 0.0F);
+      edges.rollout_log_prob.push_back(with_estimates_ ? node.log_probs[i] : 0.0F);
       edges.s_plus.push_back(node.s_plus * share);
       edges.s_minus.push_back(node.s_minus * share);
       edges.share.push_back(share);
+      edges.weight.push_back(with_estimates_ ? node.weight * share : share);
       edges.tree.push_back(index_);
     }
   }
@@ -133,7 +134,7 @@ class Packer {
 
   const Tree& tree_;
   int index_;
-  bool with_log_probs_;
+  bool with_estimates_;
   std::vector<std::vector<int>> children_;
   int64_t last_ = -1;  // the path's last token so far
   Packed packed_;
@@ -177,6 +178,7 @@ void append_item(Packed& into, const Packed& item) {
   extend(into.edges.s_plus, item.edges.s_plus);
   extend(into.edges.s_minus, item.edges.s_minus);
   extend(into.edges.share, item.edges.share);
+  extend(into.edges.weight, item.edges.weight);
   extend(into.edges.tree, item.edges.tree);
 }
 
@@ -194,12 +196,12 @@ std::vector<Packed> pack(const std::vector<const Tree*>& trees, const PackOption
     const Tree& tree = *trees[i];
     const int index = static_cast<int>(i);
     if (options.packing == Packing::packed) {
-      add(Packer(tree, index, options.with_log_probs).whole_tree());
+      add(Packer(tree, index, options.with_estimates).whole_tree());
       continue;
     }
     const std::vector<int> below = leaves_below(tree);
     for (int leaf : tree.leaves())
-      add(Packer(tree, index, options.with_log_probs).path(path_to(tree, leaf), below));
+      add(Packer(tree, index, options.with_estimates).path(path_to(tree, leaf), below));
   }
   return batches;
 }
@@ -219,20 +221,22 @@ uint64_t linear_tokens(const Tree& tree) {
 std::vector<std::vector<double>> aggregation_factors(const std::string& loss_agg_mode,
                                                      const std::vector<Packed>& batches,
                                                      size_t trees) {
-  std::vector<double> tree_edges(trees, 0.0);
-  double edges = 0;
+  std::vector<double> tree_weight(trees, 0.0);
+  double weight = 0;
   for (const Packed& batch : batches) {
     for (size_t e = 0; e < batch.edges.size(); ++e) {
-      tree_edges[static_cast<size_t>(batch.edges.tree[e])] += batch.edges.share[e];
-      edges += batch.edges.share[e];
+      tree_weight[static_cast<size_t>(batch.edges.tree[e])] += batch.edges.weight[e];
+      weight += batch.edges.weight[e];
     }
   }
+  // Where no edge weighs anything, S⁺ and S⁻ are zero as well.
+  auto inverse = [](double sum) { return sum > 0 ? 1.0 / sum : 0.0; };
   auto factor = [&](int tree) {
     if (loss_agg_mode == "token-sum") return 1.0;
-    if (loss_agg_mode == "token-mean") return 1.0 / edges;
+    if (loss_agg_mode == "token-mean") return inverse(weight);
     if (loss_agg_mode == "seq-mean-token-sum") return 1.0 / static_cast<double>(trees);
     if (loss_agg_mode == "seq-mean-token-mean")
-      return 1.0 / (static_cast<double>(trees) * tree_edges[static_cast<size_t>(tree)]);
+      return inverse(static_cast<double>(trees) * tree_weight[static_cast<size_t>(tree)]);
     throw common::ConfigError("loss_agg_mode: got '" + loss_agg_mode +
                               "'; allowed: token-mean, token-sum, seq-mean-token-sum, "
                               "seq-mean-token-mean");

@@ -27,8 +27,9 @@ struct Edges {
   std::vector<int64_t> target;  // … this packed token
   std::vector<float> rollout_log_prob;
   std::vector<double> s_plus, s_minus;
-  std::vector<double> share;  // part of its tree's edge that this copy stands for; 1 when packed
-  std::vector<int> tree;      // index in the list given to pack()
+  std::vector<double> share;   // part of its tree's edge that this copy stands for; 1 when packed
+  std::vector<double> weight;  // ω of its node, 1 without estimates, times share
+  std::vector<int> tree;       // index in the list given to pack()
   size_t size() const { return state.size(); }
 };
 
@@ -48,7 +49,9 @@ enum class Packing {
 struct PackOptions {
   Packing packing = Packing::packed;
   int64_t max_tokens = 16384;  // of a micro-batch
-  bool with_log_probs = true;  // the recorded log-probs are wanted (not so for behaviour cloning)
+  /// The recorded log-probs and the estimator's weights are wanted. Not so for behaviour cloning,
+  /// whose edges all weigh the same.
+  bool with_estimates = true;
 };
 
 /// Micro-batches in the trees' order. Whole trees (paths, when linear) are put together up to
@@ -62,14 +65,15 @@ std::vector<Packed> pack(const std::vector<const tree::Tree*>& trees, const Pack
 uint64_t linear_tokens(const tree::Tree& tree);
 
 /// loss_agg_mode → the factor of every edge, a vector a micro-batch; `batches` are all of one
-/// optimizer update over `trees` trees. Every edge of a tree counts once, whatever the packing:
+/// optimizer update over `trees` trees:
 ///   token-sum            1
-///   token-mean           1 / edges of the update
+///   token-mean           1 / Σ ω over the edges of the update
 ///   seq-mean-token-sum   1 / trees
-///   seq-mean-token-mean  1 / (trees · edges of its tree)
-/// A tree is the sequence here: with the estimators' weights ω, which sum to one over a tree's
-/// branches, a token sum over a tree without forks is the mean over its episodes. Errors:
-/// ConfigError.
+///   seq-mean-token-mean  1 / (trees · Σ ω over the edges of its tree)
+/// A tree is the sequence here. S⁺ and S⁻ hold the estimator's weights ω, which sum to one over a
+/// tree's branches: so without forks a tree's token sum is the mean over its episodes, and
+/// token-mean is the mean over all tokens, as both are defined for linear rollouts. Edges whose
+/// leaves have no reward (ω = 0) count nowhere. Errors: ConfigError.
 std::vector<std::vector<double>> aggregation_factors(const std::string& loss_agg_mode,
                                                      const std::vector<Packed>& batches,
                                                      size_t trees);

@@ -51,6 +51,7 @@ Pass run_pass(at::ScalarType type, const std::vector<tree::Tree>& trees,
     input.s_minus = batch.s_minus;
     input.entropies = edges.entropies;
     input.share = batch.share;
+    input.weight = batch.weight;
     input.scale = batch.scale;
     const LossOutput output = loss->compute(input);
     pass.loss += output.loss.item<double>();

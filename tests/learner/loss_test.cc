@@ -23,7 +23,7 @@ at::Tensor column(const std::vector<double>& values) {
 
 /// Random edges, each with the advantages of the leaves below it.
 struct Edges {
-  std::vector<double> now, old, rollout, s_plus, s_minus, entropy, share, scale;
+  std::vector<double> now, old, rollout, s_plus, s_minus, entropy, share, weight, scale;
   std::vector<std::vector<double>> leaves;
 
   explicit Edges(uint64_t seed, int count = 40) {
@@ -43,6 +43,7 @@ struct Edges {
       s_minus.push_back(minus);
       entropy.push_back(rng.uniform());
       share.push_back(0.25 * static_cast<double>(rng.range(1, 4)));
+      weight.push_back(rng.uniform());
       scale.push_back(rng.uniform());
     }
   }
@@ -56,6 +57,7 @@ struct Edges {
     input.s_minus = column(s_minus);
     input.entropies = column(entropy);
     input.share = column(share);
+    input.weight = column(weight);
     input.scale = column(scale);
     return input;
   }
@@ -87,7 +89,7 @@ double per_leaf_reference(const Edges& edges, const common::LearnerConfig& confi
     const double w =
         std::min(std::exp(edges.old[e] - edges.rollout[e]), config.rollout_is_threshold);
     loss -= w * edges.scale[e] * sum;
-    loss -= config.entropy_coeff * edges.entropy[e] * edges.share[e] * edges.scale[e];
+    loss -= config.entropy_coeff * edges.entropy[e] * edges.weight[e] * edges.scale[e];
   }
   return loss;
 }
@@ -124,7 +126,7 @@ TEST_P(ClippedLoss, GradientAgreesWithFiniteDifferences) {
     const double gradient = input.log_probs.grad()[static_cast<int64_t>(e)].item<double>();
     EXPECT_NEAR(gradient, slope, 1e-7 * std::max(1.0, std::abs(slope))) << "edge " << e;
     EXPECT_NEAR(input.entropies.grad()[static_cast<int64_t>(e)].item<double>(),
-                -0.03 * edges.share[e] * edges.scale[e], 1e-12);
+                -0.03 * edges.weight[e] * edges.scale[e], 1e-12);
   }
 }
 
@@ -161,6 +163,7 @@ TEST(Loss, SumsCountWhatWasClipped) {
   input.s_minus = column({0, -1, -1, -1});
   input.entropies = column({1, 1, 1, 1});
   input.share = column({1, 1, 0.5, 1});
+  input.weight = input.share;
   input.scale = column({1, 1, 1, 1});
   const LossOutput output = make_loss(config)->compute(input);
   EXPECT_NEAR(output.sums.at("clipfrac"), 1.5, 1e-12);        // the first, and half of the third

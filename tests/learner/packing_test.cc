@@ -120,7 +120,7 @@ TEST(Packing, RefusesWhatCannotBeTrainedOn) {
   tree.nodes[0].log_probs.pop_back();
   EXPECT_THROW(pack({&tree}, {}), common::Error);
   PackOptions options;
-  options.with_log_probs = false;
+  options.with_estimates = false;
   EXPECT_NO_THROW(pack({&tree}, options));
   tree.nodes[0].loss_mask.pop_back();
   EXPECT_THROW(pack({&tree}, options), common::Error);
@@ -133,7 +133,50 @@ TEST(Packing, RefusesWhatCannotBeTrainedOn) {
   }
 }
 
-TEST(Packing, AggregationCountsEachEdgeOnceInBothPackings) {
+/// Σ factor · S over all edges, S⁺ + S⁻ being the gradient's coefficient at ratio 1.
+double aggregated(const std::string& mode, const std::vector<tree::Tree>& trees) {
+  const std::vector<Packed> batches = pack(pointers(trees), {});
+  const auto factors = aggregation_factors(mode, batches, trees.size());
+  double total = 0;
+  for (size_t b = 0; b < batches.size(); ++b) {
+    const Edges& edges = batches[b].edges;
+    for (size_t e = 0; e < edges.size(); ++e)
+      total += factors[b][e] * (edges.s_plus[e] + edges.s_minus[e]);
+  }
+  return total;
+}
+
+/// Two prompts, three episodes each, of 1, 2 and 3 tokens with advantages 1, −2 and 1; the modes as
+/// defined for linear rollouts.
+TEST(Packing, WithoutForksTheModesAreTheLinearOnes) {
+  tree::Tree tree;
+  tree.prompt_tokens = {1};
+  const std::vector<double> advantages = {1, -2, 1};
+  for (int root = 0; root < 3; ++root) {
+    tree::Node episode = node(-1, {}, std::vector<tree::Token>(static_cast<size_t>(root) + 1, 7));
+    episode.branch = root;
+    episode.weight = 1.0 / 3;
+    episode.s_plus = std::max(advantages[static_cast<size_t>(root)] / 3, 0.0);
+    episode.s_minus = std::min(advantages[static_cast<size_t>(root)] / 3, 0.0);
+    tree.nodes.push_back(episode);
+  }
+  const std::vector<tree::Tree> trees = {tree, tree};
+  const double token_sum = 1 * 1 - 2 * 2 + 3 * 1;  // of a prompt's episodes
+  EXPECT_NEAR(aggregated("token-mean", trees), token_sum / 6, 1e-12);
+  EXPECT_NEAR(aggregated("seq-mean-token-sum", trees), token_sum / 3, 1e-12);
+  EXPECT_NEAR(aggregated("seq-mean-token-mean", trees), token_sum / 6, 1e-12);
+  // A failed episode (no reward: ω, S⁺ and S⁻ are 0) changes nothing.
+  std::vector<tree::Tree> failed = trees;
+  failed[0].nodes.push_back(node(-1, {}, {7, 7, 7, 7}));
+  failed[0].nodes.back().s_plus = failed[0].nodes.back().s_minus = 0;
+  for (const char* mode : {"token-mean", "seq-mean-token-sum", "seq-mean-token-mean", "token-sum"})
+    EXPECT_EQ(aggregated(mode, failed), aggregated(mode, trees)) << mode;
+  for (tree::Node& episode : tree.nodes) episode.weight = episode.s_plus = episode.s_minus = 0;
+  for (const char* mode : {"token-mean", "seq-mean-token-mean"})
+    EXPECT_EQ(aggregated(mode, {tree}), 0.0) << mode;
+}
+
+TEST(Packing, AggregationIsTheSameInBothPackings) {
   const std::vector<tree::Tree> trees = TreeMaker(3, {}).make(4);
   for (const std::string mode :
        {"token-mean", "token-sum", "seq-mean-token-sum", "seq-mean-token-mean"}) {
@@ -147,7 +190,7 @@ TEST(Packing, AggregationCountsEachEdgeOnceInBothPackings) {
       double total = 0;
       for (size_t b = 0; b < batches.size(); ++b) {
         for (size_t e = 0; e < batches[b].edges.size(); ++e)
-          total += factors[b][e] * batches[b].edges.share[e];
+          total += factors[b][e] * batches[b].edges.weight[e];
       }
       totals.push_back(total);
     }

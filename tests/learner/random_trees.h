@@ -62,6 +62,7 @@ class TreeMaker {
       node.loss_mask.push_back(rng_.uniform() < 0.85);
       node.log_probs.push_back(static_cast<float>(-3.0 + rng_.normal()));
     }
+    node.weight = rng_.uniform();
     if (rng_.uniform() < 0.8) node.s_plus = rng_.uniform();
     if (rng_.uniform() < 0.8) node.s_minus = -rng_.uniform();
     const int index = static_cast<int>(tree.nodes.size());
