@@ -1,9 +1,12 @@
 #include "app/checkpoint.h"
 
+#include <fcntl.h>
 #include <fmt/core.h>
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
+#include <cmath>
+#include <cstdio>
 #include <vector>
 
 #include "common/error.h"
@@ -34,6 +37,27 @@ std::vector<fs::path> list_checkpoints(const RunDirectory& run) {
   return found;
 }
 
+uintmax_t size_of(const fs::path& file) {
+  std::error_code error;
+  const uintmax_t size = fs::file_size(file, error);
+  return error ? 0 : size;
+}
+
+/// Puts a directory in the place of another, so that at any instant one of them is there.
+void replace_directory(const fs::path& fresh, const fs::path& target) {
+  std::error_code error;
+  if (fs::exists(target) &&
+      ::renameat2(AT_FDCWD, fresh.c_str(), AT_FDCWD, target.c_str(), RENAME_EXCHANGE) == 0) {
+    fs::remove_all(fresh, error);
+    return;
+  }
+  fs::remove_all(target, error);  // a file system that cannot exchange
+  fs::rename(fresh, target, error);
+  if (error)
+    throw common::StoreError(
+        fmt::format("put checkpoint '{}' in place: {}", target.string(), error.message()));
+}
+
 RunState load_state(const fs::path& directory) {
   const fs::path file = directory / kStateFile;
   try {
@@ -43,7 +67,16 @@ RunState load_state(const fs::path& directory) {
     state.ledger = json.at("ledger").get<std::string>();
     state.fork_rule = json.at("fork_rule").get<std::string>();
     state.eval_before = json.at("eval_before");
+    state.eval_after = json.at("eval_after");
     state.wall_s = json.at("wall_s");
+    state.begun = json.at("begun").get<bool>();
+    state.unlogged = json.at("unlogged").get<common::Metrics>();
+    for (const auto& [name, size] : json.at("files").items()) {
+      const uintmax_t expected = size.get<uintmax_t>(), seen = size_of(directory / name);
+      if (seen != expected)
+        throw common::StoreError(fmt::format("checkpoint file '{}' has {} bytes, written were {}",
+                                             (directory / name).string(), seen, expected));
+    }
     return state;
   } catch (const nlohmann::json::exception& error) {
     throw common::StoreError(
@@ -54,11 +87,16 @@ RunState load_state(const fs::path& directory) {
 }  // namespace
 
 nlohmann::json RunState::to_json() const {
+  common::Metrics finite = unlogged;  // JSON has no other numbers
+  std::erase_if(finite, [](const auto& metric) { return !std::isfinite(metric.second); });
   return {{"step", step},
           {"ledger", ledger},
           {"fork_rule", fork_rule},
           {"eval_before", eval_before},
-          {"wall_s", wall_s}};
+          {"eval_after", eval_after},
+          {"wall_s", wall_s},
+          {"begun", begun},
+          {"unlogged", finite}};
 }
 
 void save_checkpoint(const RunDirectory& run, const RunState& state,
@@ -71,10 +109,12 @@ void save_checkpoint(const RunDirectory& run, const RunState& state,
   policy::save_model(temporary, learner.weights());
   learner.save_optimizer(temporary);
   common::write_file_atomically(temporary / "tokenizer.json", tokenizer->to_json());
-  // The state is written last: a directory that has it is whole.
-  common::write_file_atomically(temporary / kStateFile, state.to_json().dump(2) + "\n");
-  fs::remove_all(target);
-  fs::rename(temporary, target);
+  // The state is written last: a directory that has it was whole.
+  nlohmann::json json = state.to_json();
+  for (const auto& entry : fs::directory_iterator(temporary))
+    json["files"][entry.path().filename().string()] = entry.file_size();
+  common::write_file_atomically(temporary / kStateFile, json.dump(2) + "\n");
+  replace_directory(temporary, target);
 
   std::vector<fs::path> all = list_checkpoints(run);
   std::erase(all, checkpoint_path(run, 0));
@@ -86,9 +126,7 @@ std::optional<Checkpoint> newest_checkpoint(const RunDirectory& run) {
   std::vector<fs::path> all = list_checkpoints(run);
   for (auto path = all.rbegin(); path != all.rend(); ++path) {
     try {
-      Checkpoint checkpoint{*path, load_state(*path)};
-      policy::load_model(*path);
-      return checkpoint;
+      return Checkpoint{*path, load_state(*path), load_start(*path)};
     } catch (const common::Error& error) {
       spdlog::warn("checkpoint {} is damaged ({}); trying the one before", path->string(),
                    error.what());

@@ -49,7 +49,7 @@ std::vector<tree::Tree> collect(rollout::Farm& farm, std::vector<rollout::TreeRe
     const double shown = trees.empty() ? 0 : reward_sum / static_cast<double>(trees.size());
     const std::string status = fmt::format("reward {:.2f}", shown);
     if (bar) bar->update(static_cast<double>(trees.size()), status);
-    if (options.on_tick) options.on_tick(status);
+    if (options.on_tick) options.on_tick();
   }
   farm.wait();
   if (bar) bar->finish();

@@ -10,9 +10,8 @@
 namespace espalier::app {
 
 struct CollectOptions {
-  std::string label;  // of a progress bar of its own; empty: none
-  /// Called ten times a second with what is sealed so far, for a bar of the caller's.
-  std::function<void(const std::string& status)> on_tick;
+  std::string label;              // of a progress bar of its own; empty: none
+  std::function<void()> on_tick;  // called ten times a second, for a bar of the caller's
 };
 
 /// The sealed trees in order of their index. Throws Cancelled when Ctrl-C was pressed; trees

@@ -1,4 +1,5 @@
-// The subcommands of `espalier`, one file each. Every add_… registers its subcommand; running it sets exit_code.
+// The subcommands of `espalier`, one file each. Every add_… registers its subcommand; running it
+// sets exit_code.
 #pragma once
 
 #include <CLI/CLI.hpp>

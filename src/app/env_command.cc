@@ -8,12 +8,11 @@
 #include "app/commands.h"
 #include "app/env_check.h"
 #include "app/env_shell.h"
+#include "app/session.h"
 #include "common/error.h"
-#include "common/files.h"
 #include "common/stop.h"
 #include "envs/agents.h"
 #include "envs/nursery/nursery.h"
-#include "envs/sandbox/backend.h"
 
 namespace espalier::app {
 namespace {
@@ -27,18 +26,11 @@ constexpr const char* kTaskHelp =
 struct Workbench {
   common::TempDir scratch{"espalier-env"};
   std::unique_ptr<envs::TaskSource> sources = envs::make_task_sources(scratch.path() / "tasks");
-  std::unique_ptr<envs::Backend> backend = make_backend(scratch.path() / "snapshots");
+  std::unique_ptr<envs::Backend> backend = make_backend({}, scratch.path() / "snapshots");
 
   envs::EnvironmentPtr start(const envs::Task& task) {
     return common::await<envs::EnvironmentPtr>(
         [&](auto done) { backend->create(task.environment, std::move(done)); });
-  }
-
- private:
-  static std::unique_ptr<envs::Backend> make_backend(const std::filesystem::path& snapshots) {
-    envs::SandboxOptions options;
-    options.snapshot_dir = snapshots;
-    return envs::make_sandbox_backend(options);
   }
 };
 

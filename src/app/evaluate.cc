@@ -25,7 +25,6 @@ TaskScore score_of(const tree::Tree& tree) {
   score.family = tree.family;
   for (int leaf : tree.leaves()) {
     const tree::Node& node = tree.nodes[static_cast<size_t>(leaf)];
-    ++score.attempts;
     if (!node.reward) ++score.failures;
     score.rewards.push_back(node.reward.value_or(0.0));
   }

@@ -21,7 +21,7 @@ struct EvalRequest {
 /// the mean, as in Harbor, and is counted apart.
 struct TaskScore {
   std::string task, family;
-  int attempts = 0, failures = 0;
+  int failures = 0;
   std::vector<double> rewards;  // one an attempt
 };
 

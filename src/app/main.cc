@@ -2,6 +2,8 @@
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
+#include <sstream>
+#include <string>
 
 #include "app/commands.h"
 #include "common/error.h"
@@ -18,8 +20,8 @@ __attribute__((section(".preinit_array"),
 
 constexpr const char* kFooter = R"(
 Examples:
-  espalier train configs/quickstart.yaml              train, evaluating before and after
-  espalier train configs/quickstart.yaml seed=7 --dry-run
+  espalier train configs/quickstart.yaml seed=7       train, evaluating before and after
+  espalier eval runs/quickstart/checkpoints/step_000060
   espalier trace log runs/quickstart --tree 3         draw one tree of shell sessions
   espalier env check --all                            oracle = 1 and nop = 0 on every family
 
@@ -27,12 +29,21 @@ Exit codes: 0 done; 1 the work failed; 2 bad command line, configuration or task
   3 this machine lacks something needed (espalier doctor); 4 a check found what it must not;
   130 interrupted (finished work is kept; --resume goes on).)";
 
+/// Else CLI11 says only that a subcommand is required.
+void check_subcommand(const CLI::App& app, const std::string& wanted) {
+  std::string names;
+  for (const CLI::App* command : app.get_subcommands({})) {
+    if (command->get_name() == wanted) return;
+    names += (names.empty() ? "" : ", ") + command->get_name();
+  }
+  throw espalier::common::ConfigError("unknown subcommand '" + wanted + "'; allowed: " + names);
+}
+
 int run(int argc, char** argv) {
   using namespace espalier;
   CLI::App app{"Espalier trains language-model terminal agents on trees of rollouts.", "espalier"};
   app.set_version_flag("--version", std::string("espalier ") + common::kVersion);
   app.require_subcommand(1);
-  app.footer(kFooter);
   int exit_code = common::kExitOk;
   app::add_train_command(app, exit_code);
   app::add_sft_command(app, exit_code);
@@ -44,6 +55,8 @@ int run(int argc, char** argv) {
   app::add_bench_command(app, exit_code);
   app::add_doctor_command(app, exit_code);
   app::add_help_command(app, exit_code);
+  app.footer(kFooter);  // after the subcommands, which would take it over
+  if (argc > 1 && argv[1][0] != '-') check_subcommand(app, argv[1]);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
@@ -54,7 +67,9 @@ int run(int argc, char** argv) {
 }
 
 int report(const char* what, int code) {
-  std::fprintf(stderr, "espalier: %s\n", what);
+  std::istringstream lines(what);
+  for (std::string line; std::getline(lines, line);)
+    std::fprintf(stderr, "espalier: %s\n", line.c_str());
   return code;
 }
 

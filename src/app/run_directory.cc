@@ -20,7 +20,7 @@ fs::path numbered(const common::Config& config, int number) {
 
 }  // namespace
 
-RunDirectory create_run(const common::Config& config) {
+RunDirectory create_run(common::Config& config) {
   std::error_code error;
   fs::create_directories(config.run_dir, error);
   if (error) {
@@ -40,12 +40,15 @@ RunDirectory create_run(const common::Config& config) {
     for (const fs::path& folder : {run.journal(), run.trees(), run.checkpoints()}) {
       fs::create_directory(folder);
     }
+    config.name = run.root.filename().string();
     common::write_file_atomically(run.config(), common::to_yaml(config));
     return run;
   }
 }
 
-RunDirectory find_run(const common::Config& config) {
+RunDirectory find_run(const fs::path& file, const common::Config& config) {
+  const RunDirectory own{fs::absolute(file).parent_path()};
+  if (fs::absolute(file) == own.config() && fs::is_directory(own.checkpoints())) return own;
   int newest = 0;
   while (fs::exists(numbered(config, newest + 1))) ++newest;
   if (newest == 0) {

@@ -17,17 +17,20 @@ struct RunDirectory {
   std::filesystem::path journal() const { return root / "journal"; }
   std::filesystem::path trees() const { return root / "trees"; }
   std::filesystem::path checkpoints() const { return root / "checkpoints"; }
+  std::filesystem::path tasks() const { return root / "tasks"; }  // only while the run lives
   std::filesystem::path snapshots() const { return root / "snapshots"; }
   std::filesystem::path summary() const { return root / "summary.json"; }
   std::filesystem::path report() const { return root / "report.html"; }
   std::filesystem::path log() const { return root / "espalier.log"; }
 };
 
-/// Makes run_dir/NAME, or NAME-2, NAME-3 … when that exists: no run is ever overwritten. Saves the
-/// resolved configuration. Errors: StoreError when it cannot be written.
-RunDirectory create_run(const common::Config& config);
+/// Makes run_dir/NAME, or NAME-2, NAME-3 … when that exists: no run is ever overwritten. Sets the
+/// name to the one it got and saves the resolved configuration. Errors: StoreError when it cannot
+/// be written.
+RunDirectory create_run(common::Config& config);
 
-/// The newest of NAME, NAME-2, … for --resume. Errors: ConfigError when there is none.
-RunDirectory find_run(const common::Config& config);
+/// For --resume: the run whose own config.yaml `file` is, else the newest of NAME, NAME-2, …
+/// Errors: ConfigError when there is none.
+RunDirectory find_run(const std::filesystem::path& file, const common::Config& config);
 
 }  // namespace espalier::app

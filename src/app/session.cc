@@ -41,6 +41,12 @@ tree::Durability durability(const std::string& name) {
   return name == "sync" ? tree::Durability::sync : tree::Durability::batch;
 }
 
+std::unique_ptr<tree::JournalWriter> make_journal(const common::Config& config,
+                                                  const RunDirectory* run) {
+  if (!run) return nullptr;
+  return std::make_unique<tree::JournalWriter>(run->journal(), durability(config.durability));
+}
+
 rollout::FarmOptions farm_options(const common::Config& config) {
   rollout::FarmOptions options;
   options.run_seed = config.seed;
@@ -78,13 +84,17 @@ policy::SamplingOptions sampling_options(const common::Config& config, double te
   return sampling;
 }
 
+Start load_start(const std::filesystem::path& directory) {
+  return {policy::load_model(directory), policy::Tokenizer::load(directory / "tokenizer.json")};
+}
+
 Start start_point(const common::Config& config) {
-  for (const std::string& family : config.data.families)
-    envs::nursery::tier_of(family);  // TaskError when unknown
-  if (!config.model.path.empty()) {
-    const std::filesystem::path directory = config.model.path;
-    return {policy::load_model(directory), policy::Tokenizer::load(directory / "tokenizer.json")};
+  try {
+    for (const std::string& family : config.data.families) envs::nursery::tier_of(family);
+  } catch (const common::TaskError& error) {
+    throw common::ConfigError(fmt::format("data.families: {}", error.what()));
   }
+  if (!config.model.path.empty()) return load_start(config.model.path);
   Start start;
   start.tokenizer = policy::Tokenizer::from_pieces(envs::nursery::token_pieces());
   start.weights =
@@ -108,17 +118,15 @@ std::unique_ptr<envs::Backend> make_backend(const common::Config& config,
 
 Session::Session(const common::Config& config_, SessionOptions options)
     : config(config_),
-      scratch("espalier-tasks"),
+      journal(make_journal(config_, options.run)),
+      scratch(options.run ? common::TempDir::at(options.run->tasks())
+                          : common::TempDir("espalier-tasks")),
       tasks(envs::make_task_sources(scratch.path())),
       backend(make_backend(config_, options.run ? options.run->snapshots() : scratch.path())),
       tokenizer(options.tokenizer),
       engine(policy::make_engine(options.weights, engine_options(config_))),
       ledger(config_.budget.unit, config_.budget.limit),
       side_ledger(config_.budget.unit, 0) {
-  if (options.run) {
-    journal = std::make_unique<tree::JournalWriter>(options.run->journal(),
-                                                    durability(config.durability));
-  }
   rule = tree::make_fork_rule(config.algorithm.tree.fork_rule, fork_options(config.algorithm.tree));
   rollout::FarmParts parts;
   parts.backend = backend.get();

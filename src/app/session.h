@@ -34,12 +34,12 @@ class Session {
   ~Session();
 
   const common::Config& config;
-  common::TempDir scratch;  // materialised tasks
+  std::unique_ptr<tree::JournalWriter> journal;  // first: it keeps a second process off the run
+  common::TempDir scratch;                       // materialised tasks
   std::unique_ptr<envs::TaskSource> tasks;
   std::unique_ptr<envs::Backend> backend;
   policy::TokenizerPtr tokenizer;
   std::unique_ptr<policy::Engine> engine;
-  std::unique_ptr<tree::JournalWriter> journal;
   std::unique_ptr<tree::ForkRule> rule;
   tree::Ledger ledger;                  // of training; demonstrations and evaluation have their own
   std::unique_ptr<rollout::Farm> farm;  // training: forks, counts, journals
@@ -54,6 +54,8 @@ struct Start {
   policy::TokenizerPtr tokenizer;
 };
 Start start_point(const common::Config& config);
+/// Those of a Hugging Face directory. Errors: PolicyError.
+Start load_start(const std::filesystem::path& directory);
 
 /// The backend named in the configuration. Errors: Unsupported, with what to do.
 std::unique_ptr<envs::Backend> make_backend(const common::Config& config,

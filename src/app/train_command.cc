@@ -1,15 +1,12 @@
 // espalier train, sft and rollout: the commands that make a run directory.
 #include <fmt/core.h>
 
-#include "app/collect.h"
 #include "app/commands.h"
 #include "app/trainer.h"
 #include "common/error.h"
 #include "common/log.h"
 #include "common/stop.h"
-#include "envs/nursery/nursery.h"
 #include "policy/model_io.h"
-#include "tree/store.h"
 
 namespace espalier::app {
 
@@ -51,9 +48,13 @@ void print_plan(const common::Config& config) {
                    : "");
   if (config.budget.limit > 0)
     fmt::print("#  budget       {:.0f} {}\n", config.budget.limit, config.budget.unit);
-  fmt::print("#  evaluation   {} held-out tasks before, every {} steps and after{}\n",
-             config.eval.n, config.trainer.test_freq,
-             config.eval.greedy ? ", sampled and greedy" : "");
+  if (config.eval.n > 0) {
+    fmt::print("#  evaluation   {} held-out tasks before,{} and after{}\n", config.eval.n,
+               config.trainer.test_freq > 0
+                   ? fmt::format(" every {} steps", config.trainer.test_freq)
+                   : "",
+               config.eval.greedy ? ", sampled and greedy" : "");
+  }
   fmt::print("#  output       {}/{}\n", config.run_dir, config.name);
 }
 
@@ -81,11 +82,20 @@ void print_summary(const RunDirectory& run) {
   fmt::print("  report          {}\n", run.report().string());
 }
 
-/// Makes or finds the run directory only after everything that can be wrong was looked at.
-RunDirectory open_run(const common::Config& config, const RunArguments& arguments) {
-  if (arguments.resume) return find_run(config);
-  make_backend(config, {});  // throws Unsupported where sandboxes cannot be made
-  return create_run(config);
+RunStart open_run(const common::Config& config, const RunArguments& arguments) {
+  common::install_stop_handlers();
+  common::init_logging({}, arguments.verbose);
+  RunStart start =
+      arguments.resume ? resume_run(arguments.config, arguments.overrides) : new_run(config);
+  common::init_logging(start.run.log(), arguments.verbose);
+  fmt::print("Run directory: {}\n", start.run.root.string());
+  if (arguments.resume) {
+    fmt::print("Resuming {}\n", start.checkpoint
+                                    ? fmt::format("after step {}", start.checkpoint->state.step)
+                                    : "from the beginning: there is no checkpoint yet");
+  }
+  std::fflush(stdout);
+  return start;
 }
 
 int train(const RunArguments& arguments, bool warm_start_only) {
@@ -94,11 +104,9 @@ int train(const RunArguments& arguments, bool warm_start_only) {
     print_plan(config);
     return common::kExitOk;
   }
-  common::install_stop_handlers();
-  const RunDirectory run = open_run(config, arguments);
-  common::init_logging(run.log(), arguments.verbose);
-  fmt::print("Run directory: {}\n", run.root.string());
-  Trainer trainer(config, run, arguments.resume);
+  RunStart start = open_run(config, arguments);
+  const RunDirectory run = start.run;
+  Trainer trainer(std::move(start));
   if (warm_start_only) {
     trainer.run_warm_start();
     fmt::print("Warm start: {}\n", (run.checkpoints() / "step_000000").string());
@@ -115,11 +123,9 @@ int rollout_only(const RunArguments& arguments) {
     print_plan(config);
     return common::kExitOk;
   }
-  common::install_stop_handlers();
-  const RunDirectory run = open_run(config, arguments);
-  common::init_logging(run.log(), arguments.verbose);
-  fmt::print("Run directory: {}\n", run.root.string());
-  Trainer(config, run, false).run_rollouts();
+  RunStart start = open_run(config, arguments);
+  const RunDirectory run = start.run;
+  Trainer(std::move(start)).run_rollouts();
   fmt::print("Trees: {}   look at them with: espalier trace log {}\n", run.trees().string(),
              run.root.string());
   return common::kExitOk;
@@ -132,7 +138,13 @@ void add_train_command(CLI::App& app, int& exit_code) {
   CLI::App* command = app.add_subcommand("train", "Train a policy on trees of rollouts");
   add_run_arguments(*command, *arguments);
   command->add_flag("--resume", arguments->resume,
-                    "go on with the newest run of this name from its newest checkpoint");
+                    "go on with the newest run of this name from its newest checkpoint, as it was "
+                    "configured and with the overrides given now");
+  command->footer(
+      "Examples:\n"
+      "  espalier train configs/quickstart.yaml seed=7 --dry-run\n"
+      "  espalier train configs/quickstart.yaml seed=7\n"
+      "  espalier train runs/quickstart/config.yaml --resume     after Ctrl-C or a crash");
   command->callback([arguments, &exit_code] { exit_code = train(*arguments, false); });
 }
 

@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "app/collect.h"
+#include "app/recovered.h"
 #include "app/report.h"
 #include "app/tree_metrics.h"
 #include "app/warm_start.h"
@@ -70,16 +71,15 @@ class StepTimes {
   uint64_t fork_us_, forks_, tokens_;
 };
 
-bool due(uint64_t step, int every, int last) {
-  return step == static_cast<uint64_t>(last) ||
-         (every > 0 && step % static_cast<uint64_t>(every) == 0);
-}
+bool due(uint64_t step, int every) { return every > 0 && step % static_cast<uint64_t>(every) == 0; }
 
-bool has_cancelled_leaf(const tree::Tree& tree) {
-  for (const tree::Node& node : tree.nodes) {
-    if (node.outcome == tree::Outcome::cancelled) return true;
-  }
-  return tree.nodes.empty();
+/// Stored trees are trained on as long as there are any.
+uint64_t count_steps(const common::Config& config) {
+  uint64_t total = static_cast<uint64_t>(config.trainer.total_steps), stored = 0;
+  if (config.data.trees.empty()) return total;
+  while (stored < total && std::filesystem::exists(tree::shard_path(config.data.trees, stored)))
+    ++stored;
+  return stored;
 }
 
 learner::LearnerOptions learner_options(const common::Config& config) {
@@ -117,35 +117,23 @@ void PhaseClock::restore(const nlohmann::json& json) {
   for (const auto& [phase, seconds] : json.items()) seconds_[phase] = seconds.get<double>();
 }
 
-Trainer::Trainer(const common::Config& config, RunDirectory run, bool resume)
-    : config_(config), run_(std::move(run)) {
+Trainer::Trainer(RunStart start) : config_(std::move(start.config)), run_(std::move(start.run)) {
+  spdlog::info("espalier {}: {}, seed {}{}", common::kVersion, run_.root.string(), config_.seed,
+               config_.deterministic ? ", deterministic" : "");
   clock_.measure("setup", [&] {
     policy::set_torch_threads(1);
-    std::optional<Checkpoint> from;
-    if (resume) from = newest_checkpoint(run_);
-    Start start = start_point(config_);
-    if (from) {
-      state_ = from->state;
-      start.weights = policy::load_model(from->directory);
-      clock_.restore(state_.wall_s);
-    }
+    total_steps_ = count_steps(config_);
+    const Start& model = start.model;
     session_ =
-        std::make_unique<Session>(config_, SessionOptions{&run_, start.weights, start.tokenizer});
-    learner_ = std::make_unique<learner::Learner>(start.weights, learner_options(config_));
+        std::make_unique<Session>(config_, SessionOptions{&run_, model.weights, model.tokenizer});
+    learner_ = std::make_unique<learner::Learner>(model.weights, learner_options(config_));
     tree::AdvantageOptions advantage;
     advantage.norm_adv_by_std = config_.algorithm.norm_adv_by_std;
     estimator_ = tree::make_estimator(config_.algorithm.adv_estimator, advantage);
-    if (from) {
-      learner_->load_optimizer(from->directory);
-      session_->ledger.restore(state_.ledger);
-      session_->rule->restore(state_.fork_rule);
-      session_->engine->publish(learner_->weights(), state_.step);
-      saved_step_ = state_.step;
-      spdlog::info("resuming {} after step {}", run_.root.string(), state_.step);
-      fmt::print("Resuming {} after step {}\n", run_.root.string(), state_.step);
-    }
+    if (start.checkpoint) go_on_from(*start.checkpoint);
     remember_step(state_.step);
-    sink_ = common::make_sinks(config_.trainer.logger, run_.root, from ? state_.step : 0);
+    saved_ = warm_;
+    sink_ = common::make_sinks(config_.trainer.logger, run_.root, state_.next_record());
   });
   if (config_.algorithm.tree.fork_rule != "none" && estimator_->credits_prefix() &&
       !session_->rule->stopping_time()) {
@@ -156,6 +144,18 @@ Trainer::Trainer(const common::Config& config, RunDirectory run, bool resume)
   }
 }
 
+void Trainer::go_on_from(const Checkpoint& checkpoint) {
+  state_ = checkpoint.state;
+  clock_.restore(state_.wall_s);
+  learner_->load_optimizer(checkpoint.directory);
+  session_->ledger.restore(state_.ledger);
+  session_->rule->restore(state_.fork_rule);
+  session_->engine->publish(learner_->weights(), state_.step);
+  resumed_step_ = state_.step;
+  warm_ = true;
+  spdlog::info("resuming after step {}", state_.step);
+}
+
 Trainer::~Trainer() = default;
 
 void Trainer::run_warm_start() {
@@ -164,8 +164,7 @@ void Trainer::run_warm_start() {
 }
 
 void Trainer::run_rollouts() {
-  const uint64_t total = static_cast<uint64_t>(config_.trainer.total_steps);
-  for (uint64_t step = 0; step < total && !session_->ledger.exhausted(); ++step) {
+  for (uint64_t step = 0; step < total_steps_ && !session_->ledger.exhausted(); ++step) {
     std::vector<tree::Tree> trees = roll_out(step);
     for (tree::Tree& tree : trees) estimator_->estimate(tree);
     tree::write_trees(tree::shard_path(run_.root, step), trees);
@@ -178,14 +177,14 @@ void Trainer::run_rollouts() {
 }
 
 void Trainer::run() {
-  if (!saved_step_) warm_start();
   try {
+    if (!warm_) warm_start();
     train();
   } catch (const common::Cancelled&) {
     bar_.reset();
-    checkpoint();
-    sink_->flush();
-    fmt::print("\nStopped after step {}; go on with: espalier train {} --resume\n", state_.step,
+    if (warm_) checkpoint();
+    fmt::print("\nStopped {}; go on with: espalier train {} --resume\n",
+               warm_ ? fmt::format("after step {}", state_.step) : "in the warm start",
                run_.config().string());
     throw;
   }
@@ -195,19 +194,36 @@ void Trainer::run() {
 void Trainer::warm_start() {
   if (config_.sft.episodes > 0 && config_.model.path.empty()) {
     clock_.measure("sft", [&] {
-      const std::vector<tree::Tree> demonstrations = demonstrate(*session_);
-      tree::write_trees(run_.trees() / "demonstrations.h5", demonstrations);
+      const std::vector<tree::Tree> trees = demonstrations();
       const LearnerThreads threads(config_.learner.threads);
-      behaviour_cloning(config_, *learner_, demonstrations);
+      const double loss = behaviour_cloning(config_, *learner_, trees);
+      spdlog::info("warm start: {} demonstrations, loss {:.3f}", trees.size(), loss);
       learner_->reset_optimizer();
     });
     session_->engine->publish(learner_->weights(), 0);
   }
+  warm_ = true;
   checkpoint();
+}
+
+/// Those of an earlier process of this run, if it had them all.
+std::vector<tree::Tree> Trainer::demonstrations() {
+  const std::filesystem::path file = run_.trees() / "demonstrations.h5";
+  if (std::filesystem::exists(file)) {
+    std::vector<tree::Tree> stored = tree::read_trees(file);
+    if (stored.size() == static_cast<size_t>(config_.sft.episodes)) return stored;
+  }
+  std::vector<tree::Tree> fresh = demonstrate(*session_);
+  tree::write_trees(file, fresh);
+  return fresh;
 }
 
 double Trainer::progress() const {
   return config_.budget.limit > 0 ? session_->ledger.used() : static_cast<double>(state_.step);
+}
+
+bool Trainer::out_of_work() const {
+  return state_.step >= total_steps_ || session_->ledger.exhausted();
 }
 
 /// What a checkpoint goes on from: an interrupted step leaves no trace in it.
@@ -215,59 +231,68 @@ void Trainer::remember_step(uint64_t done) {
   state_.step = done;
   state_.ledger = session_->ledger.save();
   state_.fork_rule = session_->rule->save();
+  saved_ = false;
 }
 
 void Trainer::train() {
-  if (state_.eval_before.is_null()) {
+  if (!state_.begun) {
     common::Metrics metrics;
     state_.eval_before = evaluate_both("before", metrics);
     sink_->log(0, metrics);
-    saved_step_.reset();
+    state_.begun = true;
+    saved_ = false;
     checkpoint();
   }
-  const uint64_t total = static_cast<uint64_t>(config_.trainer.total_steps);
   const bool budgeted = config_.budget.limit > 0;
-  bar_.emplace("training", budgeted ? config_.budget.limit : static_cast<double>(total),
+  bar_.emplace("training", budgeted ? config_.budget.limit : static_cast<double>(total_steps_),
                budgeted ? config_.budget.unit : "steps");
   bar_->start_from(progress());
-  while (state_.step < total && !session_->ledger.exhausted()) {
-    const uint64_t step = state_.step;
-    const StepTimes times(clock_, session_->farm->progress(), session_->ledger);
-    std::vector<tree::Tree> trees = roll_out(step);
-    common::Metrics metrics = learn(trees, step);
-    metrics.merge(times.metrics());
-    remember_step(step + 1);
-    const bool last = state_.step == total || session_->ledger.exhausted();
-    if (!last && due(state_.step, config_.trainer.test_freq, config_.trainer.total_steps)) {
-      bar_->clear();
-      evaluate_both(fmt::format("step {}", state_.step), metrics);
-    }
-    if (last) {
-      bar_->finish();
-      last_eval_ = evaluate_both("after", metrics);
-    }
-    sink_->log(state_.step, metrics);
-    if (last || due(state_.step, config_.trainer.save_freq, config_.trainer.total_steps))
-      checkpoint();
+  while (!state_.unlogged.empty() || !out_of_work()) {
+    if (state_.unlogged.empty()) train_step();
+    close_step();
   }
   bar_.reset();
-  if (last_eval_.is_null()) {  // resumed with nothing left to do
-    common::Metrics metrics;
-    last_eval_ = evaluate_both("after", metrics);
+  if (state_.eval_after.is_null()) {  // there was no step to do
+    common::Metrics unlogged;
+    state_.eval_after = evaluate_both("after", unlogged);
   }
+}
+
+void Trainer::train_step() {
+  const StepTimes times(clock_, session_->farm->progress(), session_->ledger);
+  std::vector<tree::Tree> trees = roll_out(state_.step);
+  state_.unlogged = learn(trees, state_.step);
+  state_.unlogged.merge(times.metrics());
+  remember_step(state_.step + 1);
+}
+
+/// Evaluates where it is due, writes the step's record and saves.
+void Trainer::close_step() {
+  common::Metrics metrics = state_.unlogged;
+  const bool last = out_of_work();
+  if (last) {
+    bar_->update(progress(), fmt::format("{} steps", state_.step));
+    bar_->finish();
+    state_.eval_after = evaluate_both("after", metrics);
+  } else if (due(state_.step, config_.trainer.test_freq)) {
+    bar_->clear();
+    evaluate_both(fmt::format("step {}", state_.step), metrics);
+  }
+  sink_->log(state_.step, metrics);
+  state_.unlogged.clear();
+  spdlog::info("step {}: score {:.3f}, {:.1f} s", state_.step, metrics["critic/score/mean"],
+               metrics["perf/time_per_step"]);
+  if (last || due(state_.step, config_.trainer.save_freq)) checkpoint();
 }
 
 std::vector<tree::Tree> Trainer::sealed_before_interruption(uint64_t step) const {
   std::vector<tree::Tree> sealed;
   // Lock-step batches depend on which trees are rolled out together: the deterministic mode does
   // the step again.
-  if (config_.deterministic || saved_step_ != step) return sealed;
-  for (tree::RecoveredTree& recovered : tree::recover_trees(run_.journal())) {
-    if (!recovered.sealed || recovered.tree.step != step || has_cancelled_leaf(recovered.tree))
-      continue;
-    session_->ledger.add(spend_of(recovered.tree));
-    sealed.push_back(std::move(recovered.tree));
-  }
+  if (config_.deterministic || resumed_step_ != step) return sealed;
+  sealed = recovered_trees(run_.journal(), step);
+  for (const tree::Tree& tree : sealed) session_->ledger.add(spend_of(tree));
+  if (!sealed.empty()) spdlog::info("step {}: {} trees were finished", step, sealed.size());
   return sealed;
 }
 
@@ -293,8 +318,8 @@ std::vector<tree::Tree> Trainer::roll_out(uint64_t step) {
     requests.push_back(std::move(request));
   }
   CollectOptions options;
-  options.on_tick = [&](const std::string& status) {
-    if (bar_) bar_->update(progress(), fmt::format("step {}  {}", step + 1, status));
+  options.on_tick = [&] {
+    if (bar_) bar_->update(progress(), fmt::format("step {}  reward {:.2f}", step + 1, reward_));
   };
   std::vector<tree::Tree> fresh = clock_.measure(
       "rollout", [&] { return collect(*session_->farm, std::move(requests), options); });
@@ -310,6 +335,7 @@ common::Metrics Trainer::learn(std::vector<tree::Tree>& trees, uint64_t step) {
     for (tree::Tree& tree : trees) estimator_->estimate(tree);
     tree::write_trees(tree::shard_path(run_.root, step), trees);
     metrics = tree_metrics(trees, config_.rollout.max_response_length);
+    reward_ = metrics["critic/score/mean"];
     // A tree that the budget cut short would teach only its quick branches.
     std::erase_if(trees, has_cancelled_leaf);
     if (trees.empty()) return;
@@ -328,46 +354,53 @@ common::Metrics Trainer::learn(std::vector<tree::Tree>& trees, uint64_t step) {
 
 nlohmann::json Trainer::evaluate_both(const std::string& when, common::Metrics& metrics) {
   if (config_.eval.n == 0) return nullptr;
-  return clock_.measure("eval", [&] {
+  const double before = clock_.seconds("eval");
+  const nlohmann::json json = clock_.measure("eval", [&] {
     EvalRequest request;
     request.tasks = held_out_tasks(config_);
     request.step = state_.step;
     request.label = "evaluation, " + when;
     const EvalResult sampled = evaluate(*session_, request);
-    nlohmann::json json = sampled.to_json();
+    nlohmann::json figures = sampled.to_json();
     metrics["val/success/mean"] = sampled.mean;
     metrics["val/success/se"] = sampled.standard_error;
     if (config_.eval.greedy) {
       request.temperature = 0;
       request.label = "greedy, " + when;
       const EvalResult greedy = evaluate(*session_, request);
-      json["greedy_mean"] = greedy.mean;
-      json["greedy_se"] = greedy.standard_error;
+      figures["greedy_mean"] = greedy.mean;
+      figures["greedy_se"] = greedy.standard_error;
       metrics["val/greedy/mean"] = greedy.mean;
+      metrics["val/greedy/se"] = greedy.standard_error;
     }
-    fmt::print("{}\n", verdict_line(when, json));
+    const std::string verdict = verdict_line(when, figures);
+    fmt::print("{}\n", verdict);
     std::fflush(stdout);
-    return json;
+    spdlog::info("{}", verdict);
+    return figures;
   });
+  metrics["timing_s/testing"] = clock_.seconds("eval") - before;
+  return json;
 }
 
 void Trainer::checkpoint() {
-  if (saved_step_ == state_.step) return;
+  if (saved_) return;
   state_.wall_s = clock_.to_json();
   sink_->flush();
   session_->journal->flush();
   save_checkpoint(run_, state_, *learner_, session_->tokenizer, config_.trainer.keep_last);
-  saved_step_ = state_.step;
+  saved_ = true;
+  spdlog::info("checkpoint after step {}", state_.step);
 }
 
-nlohmann::json Trainer::summary(const nlohmann::json& after) const {
+nlohmann::json Trainer::summary() const {
   nlohmann::json json;
   json["name"] = run_.root.filename().string();
   json["version"] = common::kVersion;
   json["seed"] = config_.seed;
   json["deterministic"] = config_.deterministic;
   json["steps"] = state_.step;
-  json["eval"] = {{"before", state_.eval_before}, {"after", after}};
+  json["eval"] = {{"before", state_.eval_before}, {"after", state_.eval_after}};
   json["budget"] = nlohmann::json::object();
   for (const auto& [unit, value] : session_->ledger.total().units()) json["budget"][unit] = value;
   json["budget_limit"] = {{"unit", session_->ledger.unit()}, {"limit", session_->ledger.limit()}};
@@ -385,7 +418,7 @@ nlohmann::json Trainer::summary(const nlohmann::json& after) const {
 }
 
 void Trainer::finish() {
-  const nlohmann::json json = summary(last_eval_);
+  const nlohmann::json json = summary();
   common::write_file_atomically(run_.summary(), json.dump(2) + "\n");
   sink_->flush();
   write_report({run_.root}, run_.report());

@@ -8,10 +8,9 @@
 #include <string>
 #include <vector>
 
-#include "app/checkpoint.h"
 #include "app/evaluate.h"
 #include "app/progress.h"
-#include "app/session.h"
+#include "app/run_start.h"
 #include "common/metrics.h"
 #include "learner/learner.h"
 #include "tree/advantage.h"
@@ -44,13 +43,12 @@ class PhaseClock {
 /// Thread contract: one owner, the main thread.
 class Trainer {
  public:
-  /// A fresh run in `run`, or one that goes on from its newest checkpoint. Errors: ConfigError,
-  /// StoreError, Unsupported.
-  Trainer(const common::Config& config, RunDirectory run, bool resume);
+  /// Errors: StoreError (another process has the run, …), Unsupported.
+  explicit Trainer(RunStart start);
   ~Trainer();
 
   /// The whole run: warm start, evaluation, training, evaluation, summary.json and report.html.
-  /// Throws Cancelled on Ctrl-C after saving a checkpoint.
+  /// On Ctrl-C saves a checkpoint, says how to go on, and throws Cancelled.
   void run();
 
   /// Warm start only (`espalier sft`): leaves checkpoint step_000000.
@@ -60,8 +58,13 @@ class Trainer {
   void run_rollouts();
 
  private:
+  void go_on_from(const Checkpoint& checkpoint);
   void warm_start();
+  std::vector<tree::Tree> demonstrations();
   void train();
+  void train_step();
+  void close_step();
+  bool out_of_work() const;
   double progress() const;
   void remember_step(uint64_t done);
   std::vector<tree::Tree> roll_out(uint64_t step);
@@ -70,9 +73,9 @@ class Trainer {
   nlohmann::json evaluate_both(const std::string& when, common::Metrics& metrics);
   void checkpoint();
   void finish();
-  nlohmann::json summary(const nlohmann::json& after) const;
+  nlohmann::json summary() const;
 
-  const common::Config& config_;
+  const common::Config config_;
   RunDirectory run_;
   PhaseClock clock_;
   RunState state_;
@@ -80,9 +83,12 @@ class Trainer {
   std::unique_ptr<learner::Learner> learner_;
   std::unique_ptr<tree::AdvantageEstimator> estimator_;
   std::unique_ptr<common::MetricsSink> sink_;
-  nlohmann::json last_eval_;
   std::optional<Progress> bar_;  // of the training as a whole
-  std::optional<uint64_t> saved_step_;
+  double reward_ = 0;            // mean of the newest step
+  uint64_t total_steps_ = 0;
+  std::optional<uint64_t> resumed_step_;
+  bool warm_ = false;   // the warm start is over
+  bool saved_ = false;  // a checkpoint holds the present state
 };
 
 }  // namespace espalier::app

@@ -53,7 +53,7 @@ Below count_below(const tree::Tree& tree) {
 
 struct Totals {
   Summary score, advantage, length, turns, sibling_variance;
-  size_t cut = 0, leaves = 0, infra_failed = 0, forks = 0, mixed_forks = 0;
+  size_t cut = 0, roots = 0, leaves = 0, infra_failed = 0, forks = 0, mixed_forks = 0;
   size_t packed_tokens = 0, linear_tokens = 0, mixed_trees = 0;
 };
 
@@ -90,6 +90,7 @@ void count_tree(const tree::Tree& tree, int max_response_length, Totals& totals)
     const size_t span = node.action.size() + node.prompt_delta.size();
     totals.packed_tokens += span;
     totals.linear_tokens += span * below.leaves[i];
+    if (node.parent < 0) ++totals.roots;
     if (node.parent < 0) totals.linear_tokens += tree.prompt_tokens.size() * below.leaves[i];
     if (node.outcome == tree::Outcome::none) continue;
     ++totals.leaves;
@@ -120,6 +121,8 @@ common::Metrics tree_metrics(const std::vector<tree::Tree>& trees, int max_respo
       ratio(static_cast<double>(totals.cut), static_cast<double>(totals.length.count));
   metrics["num_turns/mean"] = totals.turns.mean();
   metrics["passrate/pass@1"] = totals.score.mean();
+  metrics["tree/branch_factor"] =
+      ratio(static_cast<double>(totals.leaves), static_cast<double>(totals.roots));
   metrics["tree/leaves"] = ratio(static_cast<double>(totals.leaves), trees_count);
   metrics["tree/forks"] = ratio(static_cast<double>(totals.forks), trees_count);
   metrics["tree/mixed_rate"] = ratio(static_cast<double>(totals.mixed_trees), trees_count);
@@ -137,18 +140,6 @@ common::Metrics budget_metrics(const tree::Spend& total) {
   common::Metrics metrics;
   for (const auto& [unit, value] : total.units()) metrics["budget/" + unit] = value;
   return metrics;
-}
-
-tree::Spend spend_of(const tree::Tree& tree) {
-  tree::Spend spend;
-  for (const tree::Node& node : tree.nodes) {
-    spend.generated_tokens += node.action.size();
-    spend.env_steps += node.action.empty() ? 0 : 1;
-    spend.leaves += node.outcome == tree::Outcome::none ? 0 : 1;
-    spend.verifier_runs += node.reward ? 1 : 0;
-    spend.forks += node.fork_rule.empty() ? 0 : 1;
-  }
-  return spend;
 }
 
 }  // namespace espalier::app

@@ -16,8 +16,4 @@ common::Metrics tree_metrics(const std::vector<tree::Tree>& trees, int max_respo
 /// budget/<unit> for every unit.
 common::Metrics budget_metrics(const tree::Spend& total);
 
-/// What a recorded tree cost, as far as the tree itself tells: generated tokens, environment steps,
-/// forks, leaves, verifier runs.
-tree::Spend spend_of(const tree::Tree& tree);
-
 }  // namespace espalier::app

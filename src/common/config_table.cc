@@ -90,7 +90,7 @@ std::vector<Key> rollout_keys() {
       {KEY(rollout.top_k), between(-1, 1e6), "Sample from this many likeliest tokens; -1: all"},
       {KEY(rollout.max_response_length), between(1, 1048576), "Tokens an action may have"},
       {KEY(rollout.max_observation_length), between(1, 1048576),
-       "Tokens of an observation that the policy sees; head and tail are kept"},
+       "Tokens of an observation that the policy sees: the first ones"},
       {KEY(rollout.max_assistant_turns), between(0, 100000),
        "Turns an episode; 0: the task's own limit"},
       {KEY(rollout.command_timeout_s), above_zero(86400), "Seconds a command may run"},

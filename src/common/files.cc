@@ -143,6 +143,13 @@ TempDir::TempDir(std::string_view prefix) {
   path_ = name;
 }
 
+TempDir TempDir::at(fs::path path) { return TempDir(Exact{std::move(path)}); }
+
+TempDir::TempDir(Exact exact) : path_(std::move(exact.path)) {
+  remove_entry(AT_FDCWD, path_.c_str());
+  if (::mkdir(path_.c_str(), 0700) != 0) fail("create directory", path_, errno);
+}
+
 TempDir::~TempDir() { remove_entry(AT_FDCWD, path_.c_str()); }
 
 }  // namespace espalier::common

@@ -37,12 +37,19 @@ class AppendFile {
 class TempDir {
  public:
   explicit TempDir(std::string_view prefix = "espalier");
+  /// This very directory, emptied of what a killed process left in it.
+  static TempDir at(std::filesystem::path path);
   ~TempDir();
   TempDir(const TempDir&) = delete;
   TempDir& operator=(const TempDir&) = delete;
   const std::filesystem::path& path() const { return path_; }
 
  private:
+  struct Exact {
+    std::filesystem::path path;
+  };
+  explicit TempDir(Exact exact);
+
   std::filesystem::path path_;
 };
 

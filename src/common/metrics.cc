@@ -23,7 +23,7 @@ std::optional<uint64_t> step_of(std::string_view line) {
   return step->get<uint64_t>();
 }
 
-void cut_after(const fs::path& file, uint64_t last_step) {
+void cut_from(const fs::path& file, uint64_t next_step) {
   std::error_code unknown;  // read_file says what is wrong, if anything
   if (!fs::exists(file, unknown) && !unknown) return;
   const std::string content = read_file(file);
@@ -35,7 +35,7 @@ void cut_after(const fs::path& file, uint64_t last_step) {
     const std::optional<uint64_t> step = step_of(line);
     if (end == std::string::npos || !step) {
       ++damaged;
-    } else if (*step <= last_step) {
+    } else if (*step < next_step) {
       kept.append(line).push_back('\n');
     }
     begin = end == std::string::npos ? content.size() : end + 1;
@@ -46,7 +46,7 @@ void cut_after(const fs::path& file, uint64_t last_step) {
 
 class JsonlSink : public MetricsSink {
  public:
-  JsonlSink(const fs::path& file, uint64_t last_step) : file_(cut(file, last_step)) {}
+  JsonlSink(const fs::path& file, uint64_t next_step) : file_(cut(file, next_step)) {}
 
   void log(uint64_t step, const Metrics& metrics) override {
     nlohmann::ordered_json line = {{"step", step}};
@@ -56,8 +56,8 @@ class JsonlSink : public MetricsSink {
   void flush() override { file_.sync(); }
 
  private:
-  static const fs::path& cut(const fs::path& file, uint64_t last_step) {
-    cut_after(file, last_step);
+  static const fs::path& cut(const fs::path& file, uint64_t next_step) {
+    cut_from(file, next_step);
     return file;
   }
 
@@ -80,18 +80,18 @@ class AllSinks : public MetricsSink {
 
 }  // namespace
 
-std::unique_ptr<MetricsSink> make_jsonl_sink(const fs::path& file, uint64_t last_step) {
-  return std::make_unique<JsonlSink>(file, last_step);
+std::unique_ptr<MetricsSink> make_jsonl_sink(const fs::path& file, uint64_t next_step) {
+  return std::make_unique<JsonlSink>(file, next_step);
 }
 
 std::unique_ptr<MetricsSink> make_sinks(const std::vector<std::string>& names,
-                                        const fs::path& run_directory, uint64_t last_step) {
+                                        const fs::path& run_directory, uint64_t next_step) {
   std::vector<std::unique_ptr<MetricsSink>> sinks;
   for (const std::string& name : names) {
     if (name == "jsonl") {
-      sinks.push_back(make_jsonl_sink(run_directory / "metrics.jsonl", last_step));
+      sinks.push_back(make_jsonl_sink(run_directory / "metrics.jsonl", next_step));
     } else if (name == "tensorboard") {
-      sinks.push_back(make_tensorboard_sink(run_directory / "tb", last_step));
+      sinks.push_back(make_tensorboard_sink(run_directory / "tb", next_step));
     } else {
       throw ConfigError("trainer.logger: unknown value '" + name +
                         "'; allowed: jsonl, tensorboard");

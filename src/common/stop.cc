@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cerrno>
 #include <csignal>
+#include <string_view>
 #include <system_error>
 
 #include "common/error.h"
@@ -16,11 +17,22 @@ namespace {
 // A signal handler can reach nothing but globals.
 std::atomic<bool> g_requested = false;
 std::atomic<int> g_event_fd = -1;
+std::atomic<bool> g_terminal = false;  // isatty() may not be called in a handler
 static_assert(std::atomic<bool>::is_always_lock_free && std::atomic<int>::is_always_lock_free);
+
+/// To whoever pressed Ctrl-C; work may go on for a while.
+void say(std::string_view text) {
+  if (!g_terminal.load()) return;
+  [[maybe_unused]] const ssize_t written = ::write(STDERR_FILENO, text.data(), text.size());
+}
 
 void on_signal(int) {
   const int saved_errno = errno;
-  if (g_requested.load()) ::_exit(kExitInterrupted);
+  if (g_requested.load()) {
+    say("\n");  // the shell's prompt shall not stand behind a half-drawn progress bar
+    ::_exit(kExitInterrupted);
+  }
+  say(" stopping; once more quits at once\n");
   request_stop();
   errno = saved_errno;
 }
@@ -37,6 +49,7 @@ void install_stop_handlers() {
     if (fd < 0) fail("eventfd");
     g_event_fd.store(fd);
   }
+  g_terminal.store(::isatty(STDERR_FILENO) == 1);
   struct sigaction action = {};
   action.sa_handler = on_signal;
   ::sigemptyset(&action.sa_mask);

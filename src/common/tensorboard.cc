@@ -59,7 +59,7 @@ std::optional<std::string_view> unframe(std::string_view bytes) {
   return payload;
 }
 
-void cut_after(const fs::path& file, uint64_t last_step) {
+void cut_from(const fs::path& file, uint64_t next_step) {
   const std::string content = read_file(file);
   std::string kept;
   bool has_summary = false;
@@ -68,7 +68,7 @@ void cut_after(const fs::path& file, uint64_t last_step) {
     const size_t size = payload->size() + 16;
     tfevents::Event event;
     const bool readable = event.ParseFromArray(payload->data(), static_cast<int>(payload->size()));
-    if (readable && static_cast<uint64_t>(event.step()) <= last_step) {
+    if (readable && static_cast<uint64_t>(event.step()) < next_step) {
       kept.append(rest.substr(0, size));
       has_summary |= event.has_summary();
     }
@@ -85,7 +85,7 @@ void cut_after(const fs::path& file, uint64_t last_step) {
 }
 
 /// Cuts what an interrupted run left, and names a new file that TensorBoard sorts after the others.
-fs::path prepare(const fs::path& directory, uint64_t last_step) try {
+fs::path prepare(const fs::path& directory, uint64_t next_step) try {
   fs::create_directories(directory);
   std::vector<fs::path> present;
   for (const auto& entry : fs::directory_iterator(directory)) {
@@ -93,7 +93,7 @@ fs::path prepare(const fs::path& directory, uint64_t last_step) try {
       present.push_back(entry.path());
     }
   }
-  for (const fs::path& file : present) cut_after(file, last_step);
+  for (const fs::path& file : present) cut_from(file, next_step);
 
   char host[256] = "localhost";
   ::gethostname(host, sizeof host - 1);
@@ -114,8 +114,8 @@ fs::path prepare(const fs::path& directory, uint64_t last_step) try {
 
 class TensorboardSink : public MetricsSink {
  public:
-  TensorboardSink(const fs::path& directory, uint64_t last_step)
-      : file_(prepare(directory, last_step)) {
+  TensorboardSink(const fs::path& directory, uint64_t next_step)
+      : file_(prepare(directory, next_step)) {
     tfevents::Event event;
     event.set_wall_time(seconds_since_epoch());
     event.set_file_version("brain.Event:2");
@@ -143,8 +143,8 @@ class TensorboardSink : public MetricsSink {
 
 }  // namespace
 
-std::unique_ptr<MetricsSink> make_tensorboard_sink(const fs::path& directory, uint64_t last_step) {
-  return std::make_unique<TensorboardSink>(directory, last_step);
+std::unique_ptr<MetricsSink> make_tensorboard_sink(const fs::path& directory, uint64_t next_step) {
+  return std::make_unique<TensorboardSink>(directory, next_step);
 }
 
 }  // namespace espalier::common

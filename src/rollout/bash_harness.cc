@@ -14,21 +14,6 @@ std::string without_trailing_newlines(std::string text) {
   return text;
 }
 
-bool is_exit(const std::string& command) {
-  constexpr std::string_view kExit = "exit";
-  std::string_view rest = command;
-  auto blank = [](char c) { return c == ' ' || c == '\t'; };
-  while (!rest.empty() && blank(rest.front())) rest.remove_prefix(1);
-  while (!rest.empty() && blank(rest.back())) rest.remove_suffix(1);
-  if (!rest.starts_with(kExit)) return false;
-  rest.remove_prefix(kExit.size());
-  if (rest.empty()) return true;
-  if (!blank(rest.front())) return false;
-  while (blank(rest.front())) rest.remove_prefix(1);
-  return std::all_of(rest.begin(), rest.end(),
-                     [](unsigned char c) { return std::isdigit(c) != 0; });
-}
-
 /// Whether parts of the command may run at the same time. Quoting is not looked at: a needless
 /// refusal is as reproducible as a needed one.
 bool runs_concurrently(const std::string& command) {
@@ -72,7 +57,7 @@ class BashHarness : public Harness {
     ParsedAction parsed;
     parsed.command = tokenizer_->decode(action);
     if (!parsed.command.empty() && parsed.command.back() == '\n') parsed.command.pop_back();
-    parsed.ends = is_exit(parsed.command);
+    parsed.ends = ends_episode(parsed.command);
     if (serial_only_ && runs_concurrently(parsed.command))
       parsed.refusal = "bash: concurrent commands are off";
     return parsed;
@@ -106,6 +91,21 @@ class BashHarness : public Harness {
 };
 
 }  // namespace
+
+bool ends_episode(const std::string& command) {
+  constexpr std::string_view kExit = "exit";
+  std::string_view rest = command;
+  auto blank = [](char c) { return c == ' ' || c == '\t'; };
+  while (!rest.empty() && blank(rest.front())) rest.remove_prefix(1);
+  while (!rest.empty() && blank(rest.back())) rest.remove_suffix(1);
+  if (!rest.starts_with(kExit)) return false;
+  rest.remove_prefix(kExit.size());
+  if (rest.empty()) return true;
+  if (!blank(rest.front())) return false;
+  while (blank(rest.front())) rest.remove_prefix(1);
+  return std::all_of(rest.begin(), rest.end(),
+                     [](unsigned char c) { return std::isdigit(c) != 0; });
+}
 
 std::unique_ptr<Harness> make_bash_harness(policy::TokenizerPtr tokenizer,
                                            int max_observation_tokens, bool serial_only) {

@@ -18,6 +18,9 @@ struct ParsedAction {
   std::string refusal;  // set: the command is not run and this is its output
 };
 
+/// `exit` and `exit N`.
+bool ends_episode(const std::string& command);
+
 /// What of an observation the policy gets to see.
 struct Shown {
   std::vector<policy::Token> tokens;  // context tokens behind the action, the next prompt included
@@ -40,7 +43,7 @@ class Harness {
 
 /// One command line a turn: "<instruction>\n$ " | "<command>\n" → "<output>\n$ ". The output loses
 /// one trailing newline and is cut to max_observation_tokens; where nothing is left, its newline is
-/// left out too. `exit` and `exit N` end the episode. With `serial_only` (the deterministic mode) a
+/// left out too. With `serial_only` (the deterministic mode) a
 /// command with parts that run at the same time (`|`, `&`, `<(`) is refused: in which order they
 /// write depends on the scheduler, which no seed controls. Errors: PolicyError when the tokenizer
 /// has no token for a newline.

@@ -52,6 +52,18 @@ TEST(CommandLine, DryRunPrintsConfigurationAndPlanAndMakesNothing) {
   EXPECT_TRUE(std::filesystem::is_empty(scratch.path()));
 }
 
+TEST(CommandLine, WrongInputsLeaveNoRunDirectoryBehind) {
+  const common::TempDir scratch;
+  const std::string run_dir = "run_dir=" + (scratch.path() / "runs").string();
+  for (const char* wrong : {"data.families=[orchard]", "model.path=/no/such/model",
+                            "data.trees=/no/such/run", "budget.unit=apples"}) {
+    const Finished refused = espalier({"train", kQuickstart, run_dir, wrong});
+    EXPECT_NE(refused.exit_code, 0) << wrong;
+    EXPECT_THAT(refused.output, HasSubstr(std::string(wrong).substr(0, 4))) << wrong;
+    EXPECT_TRUE(std::filesystem::is_empty(scratch.path())) << wrong;
+  }
+}
+
 struct BadInput {
   const char* name;
   std::vector<std::string> arguments;
@@ -85,6 +97,7 @@ INSTANTIATE_TEST_SUITE_P(
                  {"train", kQuickstart, "--resume", "run_dir=/no/such/folder"},
                  2,
                  {"--resume", "/no/such/folder"}},
+        BadInput{"NoSuchSubcommand", {"trian", kQuickstart}, 2, {"trian", "train, sft"}},
         BadInput{"NoSuchRun", {"trace", "log", "/no/such/run"}, 2, {"/no/such/run"}},
         BadInput{"NoSuchFamily", {"env", "run", "nursery:orchard/1"}, 2, {"orchard", "find"}},
         BadInput{"UnwritableRunDirectory",

@@ -11,7 +11,6 @@ TaskScore score(const std::string& family, std::vector<double> rewards, int fail
   TaskScore s;
   s.task = family + "/1";
   s.family = family;
-  s.attempts = static_cast<int>(rewards.size());
   s.failures = failures;
   s.rewards = std::move(rewards);
   return s;

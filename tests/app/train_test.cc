@@ -53,8 +53,9 @@ std::vector<json> metrics(const fs::path& run) {
 std::vector<json> untimed(const fs::path& run) {
   std::vector<json> records = metrics(run);
   for (json& record : records) {
-    for (const char* key : {"timing_s/gen", "timing_s/update_actor", "perf/time_per_step",
-                            "perf/throughput", "tree/fork_ms", "budget/sandbox_seconds"}) {
+    for (const char* key :
+         {"timing_s/gen", "timing_s/update_actor", "timing_s/testing", "perf/time_per_step",
+          "perf/throughput", "tree/fork_ms", "budget/sandbox_seconds"}) {
       record.erase(key);
     }
   }
@@ -163,6 +164,72 @@ TEST(Train, ResumesAfterAKillBitForBit) {
   expect_equal_runs(whole.path() / "mini", run);
 }
 
+void expect_steps(const fs::path& run, size_t count) {
+  const std::vector<json> records = metrics(run);
+  ASSERT_EQ(records.size(), count);
+  for (size_t i = 0; i < count; ++i) EXPECT_EQ(records[i]["step"], i);  // none repeated or missing
+}
+
+TEST(Train, ResumeKeepsTheRunsOwnConfiguration) {
+  const common::TempDir scratch;
+  ASSERT_EQ(
+      test::run(train(scratch.path(), {"seed=9", "trainer.total_steps=1", "eval.n=0"})).exit_code,
+      0);
+  ASSERT_EQ(test::run(train(scratch.path(), {"trainer.total_steps=1", "eval.n=0"})).exit_code, 0);
+  const fs::path run = scratch.path() / "mini";  // not the newest, which is mini-2
+  const Finished done = test::run(test::espalier(
+      {"train", (run / "config.yaml").string(), "--resume", "trainer.total_steps=2"}));
+  ASSERT_EQ(done.exit_code, 0) << done.output;
+  const json summary = json::parse(common::read_file(run / "summary.json"));
+  EXPECT_EQ(summary["seed"], 9);
+  EXPECT_EQ(summary["steps"], 2);
+  expect_steps(run, 3);
+  expect_steps(scratch.path() / "mini-2", 2);
+}
+
+TEST(Train, CtrlCInAnEvaluationLosesNoRecord) {
+  const common::TempDir scratch;
+  const fs::path run = scratch.path() / "mini";
+  const std::vector<std::string> many = {"trainer.total_steps=2", "trainer.test_freq=1",
+                                         "trainer.save_freq=0"};
+  std::vector<std::string> slow = many;
+  slow.emplace_back("env.inject_delay_ms=400");
+  // The shard of a step is written before its evaluation, which the delays make long.
+  const Finished stopped = interrupt(scratch.path(), slow, run / "trees/step_000000.h5", SIGINT);
+  EXPECT_EQ(stopped.exit_code, common::kExitInterrupted) << stopped.output;
+  std::vector<std::string> resumed = many;
+  resumed.emplace_back("--resume");
+  resumed.emplace_back("env.inject_delay_ms=0");
+  const Finished done = test::run(train(scratch.path(), resumed));
+  EXPECT_EQ(done.exit_code, 0) << done.output;
+  expect_steps(run, 3);
+  for (const json& record : metrics(run))
+    EXPECT_TRUE(record.contains("val/success/mean")) << record;
+}
+
+TEST(Train, ResumesWithinTheWarmStartWithItsDemonstrations) {
+  const common::TempDir scratch;
+  const fs::path run = scratch.path() / "mini", stored = run / "trees/demonstrations.h5";
+  interrupt(scratch.path(), {"sft.steps=1000"}, stored, SIGKILL);
+  ASSERT_FALSE(fs::exists(run / "checkpoints/step_000000"));
+  const auto written = fs::last_write_time(stored);
+  const Finished done = test::run(train(scratch.path(), {"--resume", "sft.steps=4"}));
+  ASSERT_EQ(done.exit_code, 0) << done.output;
+  EXPECT_EQ(fs::last_write_time(stored), written);
+  EXPECT_FALSE(fs::exists(run / "tasks")) << "scratch of the killed process was left";
+  expect_steps(run, 4);
+}
+
+TEST(Train, OffTheStoredTreesOfARun) {
+  const common::TempDir scratch;
+  ASSERT_EQ(test::run(train(scratch.path(), {"eval.n=0", "sft.episodes=0"})).exit_code, 0);
+  const Finished done = test::run(
+      train(scratch.path(), {"eval.n=0", "sft.episodes=0", "trainer.total_steps=50", "name=offline",
+                             "data.trees=" + (scratch.path() / "mini").string()}));
+  ASSERT_EQ(done.exit_code, 0) << done.output;
+  expect_steps(scratch.path() / "offline", 4);  // as many as are stored
+}
+
 TEST(Train, CtrlCSavesAndSaysHowToGoOn) {
   const common::TempDir scratch;
   const fs::path run = scratch.path() / "mini";
@@ -174,9 +241,7 @@ TEST(Train, CtrlCSavesAndSaysHowToGoOn) {
   const Finished done = test::run(
       train(scratch.path(), {"trainer.total_steps=" + std::to_string(steps + 1), "--resume"}));
   EXPECT_EQ(done.exit_code, 0) << done.output;
-  std::vector<json> records = metrics(run);
-  for (size_t i = 0; i < records.size(); ++i)
-    EXPECT_EQ(records[i]["step"], i);  // none repeated, none missing
+  expect_steps(run, steps + 2);
 }
 
 }  // namespace

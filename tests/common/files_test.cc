@@ -117,6 +117,21 @@ TEST(TempDir, IsItsOwnAndGoesWithEverythingInIt) {
   EXPECT_FALSE(fs::exists(path));
 }
 
+TEST(TempDir, AtAPathIsEmptiedFirst) {
+  const TempDir outer;
+  const fs::path path = outer.path() / "scratch";
+  fs::create_directories(path / "left" / "over");
+  {
+    const TempDir dir = TempDir::at(path);
+    EXPECT_EQ(dir.path(), path);
+    EXPECT_EQ(entries(path), 0u);
+    write_file_atomically(path / "file", "x");
+  }
+  EXPECT_FALSE(fs::exists(path));
+  EXPECT_THAT(message_of([&] { TempDir::at(outer.path() / "no" / "scratch"); }),
+              HasSubstr("no/scratch"));
+}
+
 TEST(TempDir, DoesNotFollowLinksOut) {
   const TempDir outside;
   write_file_atomically(outside.path() / "keep", "x");

@@ -153,10 +153,20 @@ TEST(JsonlSink, OpeningCutsLaterStepsAndATornLine) {
       file,
       "{\"step\":1,\"a\":1}\n{\"step\":2,\"a\":2}\nnonsense\n{\"step\":3,\"a\":3}\n"
       "{\"step\":2,\"b\":1}\n{\"step\":2,\"torn");
-  make_jsonl_sink(file, 2)->log(3, {{"a", 4}});
+  make_jsonl_sink(file, 3)->log(3, {{"a", 4}});
   EXPECT_EQ(read_file(file),
             "{\"step\":1,\"a\":1}\n{\"step\":2,\"a\":2}\n{\"step\":2,\"b\":1}\n"
             "{\"step\":3,\"a\":4.0}\n");
+}
+
+TEST(JsonlSink, StepZeroCanBeWrittenAgain) {
+  const TempDir dir;
+  const fs::path file = dir.path() / "metrics.jsonl";
+  make_jsonl_sink(file, 0)->log(0, {{"a", 1}});
+  make_jsonl_sink(file, 1)->log(1, {{"a", 2}});
+  EXPECT_EQ(read_file(file), "{\"step\":0,\"a\":1.0}\n{\"step\":1,\"a\":2.0}\n");
+  make_jsonl_sink(file, 0)->log(0, {{"a", 3}});
+  EXPECT_EQ(read_file(file), "{\"step\":0,\"a\":3.0}\n");
 }
 
 TEST(JsonlSink, AnUnusablePathIsNamed) {
@@ -198,7 +208,7 @@ TEST(TensorboardSink, ResumingRepeatsNoStep) {
   const fs::path first = files_in(dir.path()).at(0);
   AppendFile(first).append(std::string_view("\x20\0\0\0\0", 5));
   {
-    auto sink = make_tensorboard_sink(dir.path(), 2);
+    auto sink = make_tensorboard_sink(dir.path(), 3);
     for (uint64_t step : {3, 4, 5}) sink->log(step, {{"x", 2.0}});
   }
   EXPECT_THAT(steps_in(dir.path()), ElementsAre(1, 2, 3, 4, 5));
