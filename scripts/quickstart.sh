@@ -13,7 +13,7 @@ step() { printf '\n== %s\n' "$*"; }
 step "Setting up"
 scripts/setup.sh
 step "Building (preset release)"
-scripts/build.sh release
+scripts/build.sh release espalier
 espalier=build/release/src/espalier
 step "What this machine can do"
 "$espalier" doctor
