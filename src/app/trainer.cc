@@ -133,8 +133,20 @@ Trainer::Trainer(RunStart start) : config_(std::move(start.config)), run_(std::m
     if (start.checkpoint) go_on_from(*start.checkpoint);
     remember_step(state_.step);
     saved_ = warm_;
+    note(tree::EventType::run_started, 0,
+         {{"version", common::kVersion}, {"seed", config_.seed}, {"step", state_.step}});
+    if (const uint64_t cut = session_->journal->cut_bytes())
+      spdlog::warn("journal {}: {} bytes of an unfinished record were cut", run_.journal().string(),
+                   cut);
     sink_ = common::make_sinks(config_.trainer.logger, run_.root, state_.next_record());
   });
+  const common::RolloutConfig& rollout = config_.rollout;
+  if (rollout.temperature != 1.0 || rollout.top_p != 1.0 || rollout.top_k != -1) {
+    spdlog::warn(
+        "rollout.temperature, top_p or top_k change what is sampled; log-probs are those of the "
+        "unchanged "
+        "policy, so the importance weights do not correct for it");
+  }
   if (config_.algorithm.tree.fork_rule != "none" && estimator_->credits_prefix() &&
       !session_->rule->stopping_time()) {
     spdlog::warn(
@@ -342,6 +354,8 @@ common::Metrics Trainer::learn(std::vector<tree::Tree>& trees, uint64_t step) {
     const LearnerThreads threads(config_.learner.threads);
     learner::UpdateResult update = learner_->update(trees, static_cast<int>(step));
     metrics.merge(update.metrics);
+    for (const tree::Tree& tree : trees)
+      note(tree::EventType::tree_trained, tree.index, {{"step", step}, {"version", step + 1}});
     tree::Spend spend;
     spend.learner_tokens = update.tokens_packed;
     spend.learner_tokens_linear = update.tokens_linear;
@@ -383,10 +397,22 @@ nlohmann::json Trainer::evaluate_both(const std::string& when, common::Metrics& 
   return json;
 }
 
+void Trainer::note(tree::EventType type, uint64_t tree_index, const nlohmann::json& detail) {
+  tree::Event event;
+  event.type = type;
+  event.tree_index = tree_index;
+  event.text = detail.dump();
+  event.time_us = std::chrono::duration_cast<std::chrono::microseconds>(
+                      std::chrono::system_clock::now().time_since_epoch())
+                      .count();
+  session_->journal->append(event);
+}
+
 void Trainer::checkpoint() {
   if (saved_) return;
   state_.wall_s = clock_.to_json();
   sink_->flush();
+  note(tree::EventType::checkpoint, 0, {{"step", state_.step}});
   session_->journal->flush();
   save_checkpoint(run_, state_, *learner_, session_->tokenizer, config_.trainer.keep_last);
   saved_ = true;
