@@ -15,6 +15,11 @@ if(NOT EXISTS ${Torch_ROOT}/lib/libtorch_cpu.so)
                       "Run scripts/setup.sh, or set Torch_ROOT to an unpacked LibTorch.")
 endif()
 
+option(ESPALIER_CUDA "Insist on a LibTorch that can use a GPU; the program itself is the same" OFF)
+if(ESPALIER_CUDA AND Torch_ROOT MATCHES "\\.deps/" AND NOT EXISTS ${Torch_ROOT}/../nvidia/cudnn)
+  message(FATAL_ERROR "${Torch_ROOT} has no CUDA libraries beside it. Run scripts/setup.sh --gpu.")
+endif()
+
 add_library(espalier_torch INTERFACE)
 add_library(espalier::torch ALIAS espalier_torch)
 target_include_directories(espalier_torch SYSTEM INTERFACE
