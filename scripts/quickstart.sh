@@ -20,7 +20,8 @@ step "What this machine can do"
 step "Training on trees of real shell sessions (configs/quickstart.yaml $*)"
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
-"$espalier" train configs/quickstart.yaml "$@" | tee "$log"
+# -i: Ctrl-C ends the training in its orderly way; tee stays to print what it says.
+"$espalier" train configs/quickstart.yaml "$@" | tee -i "$log"
 run=$(sed -n 's/^Run directory: //p' "$log" | head -n 1)
 step "Done"
 echo "Next: $espalier trace log $run --tree 0      # one tree of shell sessions, drawn"

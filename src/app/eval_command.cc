@@ -43,6 +43,11 @@ int eval(const EvalArguments& arguments) {
                     "model.safetensors and tokenizer.json",
                     arguments.checkpoint));
   }
+  const std::filesystem::path output = arguments.output;
+  if (output.has_parent_path() && !std::filesystem::is_directory(output.parent_path())) {
+    throw common::ConfigError(fmt::format("eval: --output '{}': there is no directory '{}'",
+                                          output.string(), output.parent_path().string()));
+  }
   common::install_stop_handlers();
   common::init_logging({}, false);
   common::Config config;
@@ -64,15 +69,14 @@ int eval(const EvalArguments& arguments) {
   json["attempts"] = arguments.attempts;
   json["seed"] = arguments.seed;
   json["version"] = common::kVersion;
-  if (!arguments.output.empty())
-    common::write_file_atomically(arguments.output, json.dump(2) + "\n");
   if (arguments.json) {
     fmt::print("{}\n", json.dump(2));
-    return common::kExitOk;
+  } else {
+    fmt::print("{}", result.table());
+    for (size_t k = 1; k <= result.pass_at_k.size(); ++k)
+      fmt::print("  pass@{:<9} {:>22.3f}\n", k, result.pass_at_k[k - 1]);
   }
-  fmt::print("{}", result.table());
-  for (size_t k = 1; k <= result.pass_at_k.size(); ++k)
-    fmt::print("  pass@{:<9} {:>22.3f}\n", k, result.pass_at_k[k - 1]);
+  if (!output.empty()) common::write_file_atomically(output, json.dump(2) + "\n");
   return common::kExitOk;
 }
 
@@ -95,10 +99,10 @@ void add_eval_command(CLI::App& app, int& exit_code) {
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
   command->add_option("--depth-min", arguments->depth_min, "least depth")
-      ->check(CLI::Range(1, 8))
+      ->check(CLI::Range(envs::nursery::kMinDepth, envs::nursery::kMaxDepth))
       ->capture_default_str();
   command->add_option("--depth-max", arguments->depth_max, "greatest depth")
-      ->check(CLI::Range(1, 8))
+      ->check(CLI::Range(envs::nursery::kMinDepth, envs::nursery::kMaxDepth))
       ->capture_default_str();
   command->add_option("-k,--attempts", arguments->attempts, "episodes a task")
       ->check(CLI::Range(1, 1000))

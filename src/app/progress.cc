@@ -104,6 +104,7 @@ void Progress::update(double done, const std::string& status) {
   if (finished_) return;
   state_.done = done;
   state_.status = status;
+  if (!live_ && state_.total > 0 && done >= state_.total) return;  // finish() writes that line
   const auto now = Clock::now();
   const bool first = live_ && !drawn_;
   if (!first && now - last_draw_ < (live_ ? Clock::duration(kRedrawEvery) : kPlainEvery)) return;

@@ -35,6 +35,8 @@ constexpr Range above_zero(double high) { return {0, high, true, false}; }
 constexpr Range below(double low, double high) { return {low, high, false, true}; }
 constexpr Range between(double low, double high) { return {low, high, false, false}; }
 
+constexpr Range kDepths = between(1, 4);  // of the nursery
+
 // The path is the member, so that the two cannot differ.
 #define KEY(path) #path, Access(+[](Config& config) { return &config.path; })
 
@@ -74,8 +76,8 @@ std::vector<Key> model_keys() {
 std::vector<Key> data_keys() {
   return {
       {KEY(data.families), {}, "Nursery families to draw tasks from; empty: the base tier"},
-      {KEY(data.depth_min), between(1, 64), "Least length of a task's chain"},
-      {KEY(data.depth_max), between(1, 64), "Greatest length of a task's chain"},
+      {KEY(data.depth_min), kDepths, "Least length of a task's chain"},
+      {KEY(data.depth_max), kDepths, "Greatest length of a task's chain"},
       {KEY(data.train_batch_size), between(1, 65536), "Tasks (trees) a step"},
       {KEY(data.trees), {}, "Run directory whose stored trees are trained on; empty: roll out"},
   };
@@ -154,8 +156,8 @@ std::vector<Key> sft_keys() {
       {KEY(sft.noise), between(0, 1), "Share of the oracle's turns that are mistakes"},
       {KEY(sft.steps), between(0, 1e9), "Updates"},
       {KEY(sft.batch_size), between(1, 65536), "Episodes an update"},
-      {KEY(sft.depth_min), between(1, 64), "Least length of a task's chain"},
-      {KEY(sft.depth_max), between(1, 64), "Greatest length of a task's chain"},
+      {KEY(sft.depth_min), kDepths, "Least length of a task's chain"},
+      {KEY(sft.depth_max), kDepths, "Greatest length of a task's chain"},
       {KEY(sft.optim.lr), between(0, 100), "Learning rate after warm-up"},
       {KEY(sft.optim.lr_warmup_steps), between(0, 1e9), "Updates of linear warm-up"},
       {KEY(sft.optim.lr_scheduler), kSchedulers, "Course of the learning rate after warm-up"},
@@ -169,8 +171,8 @@ std::vector<Key> sft_keys() {
 std::vector<Key> eval_and_trainer_keys() {
   return {
       {KEY(eval.n), between(0, 1e6), "Held-out tasks; 0: no evaluation"},
-      {KEY(eval.depth_min), between(1, 64), "Least length of a task's chain"},
-      {KEY(eval.depth_max), between(1, 64), "Greatest length of a task's chain"},
+      {KEY(eval.depth_min), kDepths, "Least length of a task's chain"},
+      {KEY(eval.depth_max), kDepths, "Greatest length of a task's chain"},
       {KEY(eval.greedy), {}, "Also evaluate at temperature 0"},
       {KEY(trainer.total_steps), between(0, 1e9), "Steps, unless the budget ends first"},
       {KEY(trainer.save_freq), between(0, 1e9), "Steps between checkpoints; 0: only the last step"},

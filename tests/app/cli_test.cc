@@ -15,7 +15,8 @@ using test::Finished;
 using test::run;
 using ::testing::HasSubstr;
 
-const std::string kQuickstart = std::string(ESPALIER_SOURCE_DIR) + "/configs/quickstart.yaml";
+const std::string kConfigs = std::string(ESPALIER_SOURCE_DIR) + "/configs";
+const std::string kQuickstart = kConfigs + "/quickstart.yaml";
 
 Finished espalier(std::vector<std::string> arguments) {
   return run(test::espalier(std::move(arguments)));
@@ -93,6 +94,10 @@ INSTANTIATE_TEST_SUITE_P(
                  {"rollout.temperature", "-1"}},
         BadInput{"MissingFile", {"train", "configs/missing.yaml"}, 2, {"configs/missing.yaml"}},
         BadInput{"NoSuchCheckpoint", {"eval", "/no/such/checkpoint"}, 2, {"/no/such/checkpoint"}},
+        BadInput{"NoPlaceForTheOutput",
+                 {"eval", kConfigs, "-o", "/no/such/place/figures.json"},
+                 2,
+                 {"/no/such/place"}},
         BadInput{"NothingToResume",
                  {"train", kQuickstart, "--resume", "run_dir=/no/such/folder"},
                  2,

@@ -3,6 +3,7 @@
 
 #include "common/config.h"
 #include "common/error.h"
+#include "envs/nursery/nursery.h"
 #include "learner/loss.h"
 #include "tree/advantage.h"
 #include "tree/fork_rule.h"
@@ -37,6 +38,11 @@ TEST(Registries, MatchTheConfiguration) {
   expect_same_names("algorithm.tree.fork_rule", tree::fork_rule_names());
   expect_same_names("algorithm.adv_estimator", tree::estimator_names());
   expect_same_names("learner.loss", learner::loss_names());
+  for (const char* key : {"data.depth_max", "sft.depth_max", "eval.depth_max"}) {
+    const std::string range = std::to_string(envs::nursery::kMinDepth) + " to " +
+                              std::to_string(envs::nursery::kMaxDepth);
+    EXPECT_NE(allowed(key).find(range), std::string::npos) << allowed(key);
+  }
   std::vector<std::string> units;
   for (const auto& [unit, value] : tree::Spend().units()) units.push_back(unit);
   expect_same_names("budget.unit", units);

@@ -438,8 +438,8 @@ TEST(Conflicts, NameThePlaceTheKeysAndTheValues) {
             "x.yaml:2: data.depth_min 3 is greater than data.depth_max 2");
   EXPECT_EQ(error_of("seed: 1", {"eval.depth_max=1", "eval.depth_min=2"}),
             "command line: eval.depth_min 2 is greater than eval.depth_max 1");
-  EXPECT_THAT(override_error("sft.depth_min=9"),
-              HasSubstr("sft.depth_min 9 is greater than sft.depth_max 2"));
+  EXPECT_THAT(override_error("sft.depth_min=3"),
+              HasSubstr("sft.depth_min 3 is greater than sft.depth_max 2"));
 }
 
 TEST(Conflicts, ModelShapesMustFit) {
