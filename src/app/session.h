@@ -57,7 +57,7 @@ Start start_point(const common::Config& config);
 /// Those of a Hugging Face directory. Errors: PolicyError.
 Start load_start(const std::filesystem::path& directory);
 
-/// The backend named in the configuration. Errors: Unsupported, with what to do.
+/// The sandboxes, as the configuration limits them. Errors: Unsupported, with what to do.
 std::unique_ptr<envs::Backend> make_backend(const common::Config& config,
                                             const std::filesystem::path& snapshots);
 

@@ -122,7 +122,6 @@ struct BudgetConfig {
 };
 
 struct EnvConfig {
-  std::string backend = "sandbox";
   bool network = false;
   int memory_mb = 256;
   int disk_mb = 64;

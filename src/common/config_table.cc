@@ -24,7 +24,6 @@ const Choices kBudgetUnits = {"generated_tokens",
                               "learner_tokens",
                               "learner_tokens_linear",
                               "sandbox_seconds"};
-const Choices kBackends = {"sandbox"};
 const Choices kLoggers = {"jsonl", "tensorboard"};
 const Choices kSchedulers = {"constant", "linear", "cosine"};
 const Choices kDevices = {"auto", "cpu", "cuda"};
@@ -187,7 +186,6 @@ std::vector<Key> eval_and_trainer_keys() {
 
 std::vector<Key> env_keys() {
   return {
-      {KEY(env.backend), kBackends, "What runs the commands"},
       {KEY(env.network), {}, "Whether tasks reach the network"},
       {KEY(env.memory_mb), between(8, 1048576), "Memory of an environment, MiB"},
       {KEY(env.disk_mb), between(1, 1048576), "What an environment may write, MiB"},
