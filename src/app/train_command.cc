@@ -98,7 +98,10 @@ RunStart open_run(const common::Config& config, const RunArguments& arguments) {
   return start;
 }
 
-int train(const RunArguments& arguments, bool warm_start_only) {
+using Work = void (*)(Trainer& trainer, const RunDirectory& run);
+
+/// What the three commands share: the configuration, --dry-run, the run directory.
+int with_run(const RunArguments& arguments, Work work) {
   const common::Config config = common::load_config(arguments.config, arguments.overrides);
   if (arguments.dry_run) {
     print_plan(config);
@@ -107,28 +110,24 @@ int train(const RunArguments& arguments, bool warm_start_only) {
   RunStart start = open_run(config, arguments);
   const RunDirectory run = start.run;
   Trainer trainer(std::move(start));
-  if (warm_start_only) {
-    trainer.run_warm_start();
-    fmt::print("Warm start: {}\n", (run.checkpoints() / "step_000000").string());
-    return common::kExitOk;
-  }
-  trainer.run();
-  print_summary(run);
+  work(trainer, run);
   return common::kExitOk;
 }
 
-int rollout_only(const RunArguments& arguments) {
-  const common::Config config = common::load_config(arguments.config, arguments.overrides);
-  if (arguments.dry_run) {
-    print_plan(config);
-    return common::kExitOk;
-  }
-  RunStart start = open_run(config, arguments);
-  const RunDirectory run = start.run;
-  Trainer(std::move(start)).run_rollouts();
+void train(Trainer& trainer, const RunDirectory& run) {
+  trainer.run();
+  print_summary(run);
+}
+
+void warm_start_only(Trainer& trainer, const RunDirectory& run) {
+  trainer.run_warm_start();
+  fmt::print("Warm start: {}\n", (run.checkpoints() / "step_000000").string());
+}
+
+void rollout_only(Trainer& trainer, const RunDirectory& run) {
+  trainer.run_rollouts();
   fmt::print("Trees: {}   look at them with: espalier trace log {}\n", run.trees().string(),
              run.root.string());
-  return common::kExitOk;
 }
 
 }  // namespace
@@ -145,7 +144,7 @@ void add_train_command(CLI::App& app, int& exit_code) {
       "  espalier train configs/quickstart.yaml seed=7 --dry-run\n"
       "  espalier train configs/quickstart.yaml seed=7\n"
       "  espalier train runs/quickstart/config.yaml --resume     after Ctrl-C or a crash");
-  command->callback([arguments, &exit_code] { exit_code = train(*arguments, false); });
+  command->callback([arguments, &exit_code] { exit_code = with_run(*arguments, train); });
 }
 
 void add_sft_command(CLI::App& app, int& exit_code) {
@@ -153,7 +152,7 @@ void add_sft_command(CLI::App& app, int& exit_code) {
   CLI::App* command =
       app.add_subcommand("sft", "Warm start only: behaviour cloning on oracle demonstrations");
   add_run_arguments(*command, *arguments);
-  command->callback([arguments, &exit_code] { exit_code = train(*arguments, true); });
+  command->callback([arguments, &exit_code] { exit_code = with_run(*arguments, warm_start_only); });
 }
 
 void add_rollout_command(CLI::App& app, int& exit_code) {
@@ -161,7 +160,7 @@ void add_rollout_command(CLI::App& app, int& exit_code) {
   CLI::App* command = app.add_subcommand(
       "rollout", "Roll out trees without training (model.path=CHECKPOINT names the policy)");
   add_run_arguments(*command, *arguments);
-  command->callback([arguments, &exit_code] { exit_code = rollout_only(*arguments); });
+  command->callback([arguments, &exit_code] { exit_code = with_run(*arguments, rollout_only); });
 }
 
 }  // namespace espalier::app
