@@ -142,11 +142,11 @@ TEST_P(Conformance, FilesAreTheAgentsWithTheirModes) {
   std::filesystem::create_symlink("plain", files / "link");
   EnvironmentSpec spec;
   spec.files = files;
-  spec.workdir = "/work/place";
+  spec.workdir = "/srv/place";
   spec.variables["GREETING"] = "two words";
   auto environment = create(spec);
   EXPECT_EQ(output_of(*environment, "pwd; cat link; dir/tool; echo \"$GREETING\"; id -un"),
-            "/work/place\nhello\nran\ntwo words\nagent\n");
+            "/srv/place\nhello\nran\ntwo words\nagent\n");
   Observation seen = run(*environment, "cat locked");
   EXPECT_EQ(seen.output, "cat: locked: Permission denied\n");
   EXPECT_EQ(seen.exit_code, 1);
