@@ -6,10 +6,16 @@ if(CCACHE_PROGRAM)
   set(CMAKE_CXX_COMPILER_LAUNCHER ${CMAKE_COMMAND} -E env
       CCACHE_SLOPPINESS=pch_defines,time_macros,include_file_mtime,include_file_ctime ${CCACHE_PROGRAM})
 endif()
+# mold before 2.4 can end the RELRO segment on a page that is not mapped when a binary has
+# thread-local zeroes (mold issue 1151): the program then does not load.
 find_program(MOLD_PROGRAM mold)
 if(MOLD_PROGRAM AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND
    CMAKE_CXX_COMPILER_VERSION VERSION_GREATER_EQUAL 12.1)
-  add_link_options(-fuse-ld=mold)
+  execute_process(COMMAND ${MOLD_PROGRAM} --version OUTPUT_VARIABLE mold_version)
+  string(REGEX MATCH "[0-9]+\\.[0-9]+" mold_version "${mold_version}")
+  if(mold_version VERSION_GREATER_EQUAL 2.4)
+    add_link_options(-fuse-ld=mold)
+  endif()
 endif()
 
 add_library(espalier_flags INTERFACE)

@@ -20,7 +20,7 @@ for arg in "$@"; do
   esac
 done
 
-PACKAGES=(g++ cmake ninja-build ccache mold pkg-config git ca-certificates
+PACKAGES=(g++ cmake ninja-build ccache pkg-config git ca-certificates
   libtbb-dev libhdf5-dev libyaml-cpp-dev libeigen3-dev libcli11-dev nlohmann-json3-dev
   libspdlog-dev libfmt-dev libseccomp-dev libarchive-dev libtoml11-dev libssl-dev zlib1g-dev
   protobuf-compiler libprotobuf-dev libgtest-dev libgmock-dev
