@@ -1,5 +1,7 @@
 #include "envs/environment.h"
 
+#include "common/error.h"
+
 namespace espalier::envs {
 
 const char* to_string(ForkKind kind) {
@@ -14,6 +16,11 @@ const char* to_string(ForkKind kind) {
       return "value";
   }
   return "unknown";
+}
+
+void Environment::type(Typing, Completion<TerminalView> done) {
+  done(std::make_exception_ptr(
+      common::SandboxError("type into the terminal: the environment was started without one")));
 }
 
 }  // namespace espalier::envs

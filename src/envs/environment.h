@@ -51,6 +51,30 @@ struct Limits {
   size_t output_bytes = size_t{16} << 10;  // kept of one command's output: half head, half tail
 };
 
+struct TerminalSize {
+  int columns = 160;
+  int rows = 40;
+};
+
+/// Keys for a terminal session, and how long to watch what they do.
+struct Typing {
+  std::string keys;                         // bytes, as the terminal would send them
+  std::chrono::milliseconds at_most{1000};  // the view is taken then at the latest
+  std::chrono::milliseconds quiet{0};       // … or after this long without output; 0: not before
+};
+
+/// What a terminal shows.
+struct TerminalView {
+  std::string screen;  // the rows, joined by newlines, without blanks at their ends
+  int cursor_row = 0;
+  int cursor_column = 0;
+  std::string output;       // bytes written since the last view; head and tail kept past the limit
+  size_t output_bytes = 0;  // before truncation
+  bool session_ended = false;
+  int exit_code = 0;  // of the session, once it has ended
+  int64_t duration_us = 0;
+};
+
 /// What to start: an image, files laid into the working directory, limits.
 struct EnvironmentSpec {
   std::string image = "host";    // "host": this machine's own root, masked
@@ -58,7 +82,10 @@ struct EnvironmentSpec {
   std::string workdir = "/app";  // owned by the agent's user
   std::map<std::string, std::string> variables;  // added to a minimal fixed environment
   Limits limits;
-  bool network = false;  // only ever true when task and config both allow it
+  bool network = false;                  // only ever true when task and config both allow it
+  bool root = false;                     // the session's user is the sandbox's root, not the agent
+  std::vector<std::string> session;      // the program that is the session; empty: bash
+  std::optional<TerminalSize> terminal;  // the session has one: type() takes the place of run()
 };
 
 /// A process beside the session's shell: the verifier, a solution script. Runs with a clean
@@ -110,6 +137,10 @@ class Environment {
   /// itself cannot be had back it is killed too (shell_exited). Errors: SandboxError when the
   /// sandbox broke.
   virtual void run(std::string command, Deadline deadline, Completion<Observation> done) = 0;
+
+  /// Types keys into the session's terminal and shows what came of them. Errors: SandboxError when
+  /// the environment has no terminal (the default), or broke.
+  virtual void type(Typing typing, Completion<TerminalView> done);
 
   /// Brings the deadline of the command that run() is executing forward to now: it ends as timed
   /// out. No effect when there is none, and in backends that cannot. Any thread may call it.
