@@ -16,9 +16,9 @@ namespace espalier::app {
 namespace {
 
 struct EvalArguments {
-  std::string checkpoint, split = "eval", output;
+  std::string checkpoint, config, split = "eval", output;
   std::vector<std::string> tasks, families;
-  int attempts = 1, n = 320, depth_min = 1, depth_max = 4, max_live = 256;
+  int attempts = 1, n = 320, depth_min = 1, depth_max = 4, max_live = 0;
   double temperature = 1.0;
   uint64_t seed = 1;
   bool deterministic = false, json = false;
@@ -36,7 +36,7 @@ std::vector<std::string> chosen_tasks(const EvalArguments& arguments) {
   return tasks;
 }
 
-int eval(const EvalArguments& arguments) {
+void check(const EvalArguments& arguments) {
   if (!std::filesystem::exists(arguments.checkpoint)) {
     throw common::ConfigError(
         fmt::format("eval: checkpoint '{}' does not exist; expected a directory with config.json, "
@@ -48,13 +48,36 @@ int eval(const EvalArguments& arguments) {
     throw common::ConfigError(fmt::format("eval: --output '{}': there is no directory '{}'",
                                           output.string(), output.parent_path().string()));
   }
-  common::install_stop_handlers();
-  common::init_logging({}, false);
+}
+
+/// The limits (rollout, env) of the file named, else of the run that the checkpoint lies in, else
+/// the defaults; the rest as the arguments say.
+common::Config config_of(const EvalArguments& arguments) {
+  std::filesystem::path file = arguments.config;
+  if (file.empty()) {
+    const auto run = std::filesystem::absolute(arguments.checkpoint) / ".." / "..";
+    file = (run / "config.yaml").lexically_normal();
+    if (!std::filesystem::exists(file)) file.clear();
+  }
   common::Config config;
+  if (!file.empty()) {
+    const common::Config limits = common::load_config(file, {});
+    config.rollout = limits.rollout;
+    config.env = limits.env;
+    config.env.inject_delay_ms = 0;
+  }
   config.model.path = arguments.checkpoint;
   config.seed = arguments.seed;
   config.deterministic = arguments.deterministic;
-  config.rollout.max_live = arguments.max_live;
+  if (arguments.max_live > 0) config.rollout.max_live = arguments.max_live;
+  return config;
+}
+
+int eval(const EvalArguments& arguments) {
+  check(arguments);
+  const common::Config config = config_of(arguments);
+  common::install_stop_handlers();
+  common::init_logging({}, false);
   const Start start = start_point(config);
   Session session(config, SessionOptions{nullptr, start.weights, start.tokenizer});
   EvalRequest request;
@@ -76,7 +99,8 @@ int eval(const EvalArguments& arguments) {
     for (size_t k = 1; k <= result.pass_at_k.size(); ++k)
       fmt::print("  pass@{:<9} {:>22.3f}\n", k, result.pass_at_k[k - 1]);
   }
-  if (!output.empty()) common::write_file_atomically(output, json.dump(2) + "\n");
+  if (!arguments.output.empty())
+    common::write_file_atomically(arguments.output, json.dump(2) + "\n");
   return common::kExitOk;
 }
 
@@ -110,9 +134,15 @@ void add_eval_command(CLI::App& app, int& exit_code) {
   command->add_option("--temperature", arguments->temperature, "0: greedy")
       ->check(CLI::Range(0.0, 10.0))
       ->capture_default_str();
-  command->add_option("--max-live", arguments->max_live, "environments at once")
-      ->check(CLI::Range(1, 100000))
-      ->capture_default_str();
+  command
+      ->add_option("--config", arguments->config,
+                   "take the limits (rollout, env) from this file (default: the run's that the "
+                   "checkpoint lies in)")
+      ->check(CLI::ExistingFile);
+  command
+      ->add_option("--max-live", arguments->max_live,
+                   "environments at once (default: as configured)")
+      ->check(CLI::Range(1, 100000));
   command->add_option("--seed", arguments->seed, "of the sampling")->capture_default_str();
   command->add_flag("--deterministic", arguments->deterministic,
                     "lock-step rounds: same seed, same result");

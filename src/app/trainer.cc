@@ -45,15 +45,18 @@ class StepTimes {
         ledger_(ledger),
         gen_(clock.seconds("rollout")),
         update_(clock.seconds("train")),
+        adv_(clock.seconds("adv")),
         fork_us_(farm.fork_us),
         forks_(farm.forks),
         tokens_(ledger.total().generated_tokens) {}
 
   common::Metrics metrics() const {
-    const double gen = clock_.seconds("rollout") - gen_, update = clock_.seconds("train") - update_;
+    const double gen = clock_.seconds("rollout") - gen_, update = clock_.seconds("train") - update_,
+                 adv = clock_.seconds("adv") - adv_;
     const double tokens = static_cast<double>(ledger_.total().generated_tokens - tokens_);
     common::Metrics metrics = {{"timing_s/gen", gen},
-                               {"timing_s/update_actor", update},
+                               {"timing_s/adv", adv},
+                               {"timing_s/update_actor", update - adv},
                                {"perf/time_per_step", gen + update},
                                {"perf/throughput", tokens / (gen + update)}};
     const uint64_t forks = farm_.forks - forks_;
@@ -67,7 +70,7 @@ class StepTimes {
   const PhaseClock& clock_;
   const rollout::FarmProgress& farm_;
   const tree::Ledger& ledger_;
-  double gen_, update_;
+  double gen_, update_, adv_;
   uint64_t fork_us_, forks_, tokens_;
 };
 
@@ -344,7 +347,9 @@ std::vector<tree::Tree> Trainer::roll_out(uint64_t step) {
 common::Metrics Trainer::learn(std::vector<tree::Tree>& trees, uint64_t step) {
   common::Metrics metrics;
   clock_.measure("train", [&] {
-    for (tree::Tree& tree : trees) estimator_->estimate(tree);
+    clock_.measure("adv", [&] {  // a part of "train"
+      for (tree::Tree& tree : trees) estimator_->estimate(tree);
+    });
     tree::write_trees(tree::shard_path(run_.root, step), trees);
     metrics = tree_metrics(trees, config_.rollout.max_response_length);
     reward_ = metrics["critic/score/mean"];

@@ -27,6 +27,12 @@ void* open_cuda_library() {
   return dlopen("libtorch_cuda.so", RTLD_NOW | RTLD_GLOBAL);
 }
 
+bool has_driver() {
+  void* driver = dlopen("libcuda.so.1", RTLD_NOW);
+  if (driver) dlclose(driver);
+  return driver != nullptr;
+}
+
 /// By the driver's C functions, so that no CUDA header is needed.
 std::string first_device_name() {
   void* driver = dlopen("libcuda.so.1", RTLD_NOW);
@@ -45,9 +51,11 @@ CudaStatus probe_cuda() {
   // The library registers its hooks when it is loaded, so this comes before the first question to
   // them.
   if (!open_cuda_library()) {
-    const char* reason = dlerror();
-    return {false,
-            std::string("libtorch_cuda.so cannot be loaded: ") + (reason ? reason : "unknown")};
+    const char* error = dlerror();
+    const std::string reason = error ? error : "unknown";
+    // Without a driver it is no fault that the CPU build of LibTorch lacks CUDA's libraries.
+    if (!has_driver()) return {false, "no CUDA driver on this machine"};
+    return {false, "CUDA libraries are missing; scripts/setup.sh --gpu fetches them: " + reason};
   }
   try {
     const auto& hooks = at::detail::getCUDAHooks();

@@ -14,6 +14,7 @@
 #include "common/error.h"
 #include "common/files.h"
 #include "tree/file_limit.h"
+#include "tree/journal_events.h"
 #include "tree/random_tree.h"
 
 namespace espalier::tree {
@@ -21,91 +22,13 @@ namespace {
 
 namespace fs = std::filesystem;
 using common::TempDir;
+using testing::events_of;
+using testing::overwrite;
 using testing::random_tree;
-
-Event text_event(const std::string& text) {
-  Event event;
-  event.type = EventType::checkpoint;
-  event.text = text;
-  return event;
-}
-
-/// What the farm appends for a tree.
-std::vector<Event> events_of(const Tree& tree, bool seal = true) {
-  std::vector<Event> events;
-  Event start;
-  start.type = EventType::tree_started;
-  start.tree_index = tree.index;
-  start.header = tree;
-  start.header.nodes.clear();
-  events.push_back(start);
-  for (const Node& node : tree.nodes) {
-    Event event;
-    event.tree_index = tree.index;
-    event.node = node.id;
-    event.path = node.path;
-    event.time_us = 1234567;
-    event.type = EventType::turn;
-    event.parent = node.parent < 0 ? tree.id : tree.nodes[node.parent].id;
-    event.payload = node;
-    event.payload.observation.clear();
-    event.payload.reward.reset();
-    event.payload.outcome = Outcome::none;
-    event.payload.failure.clear();
-    events.push_back(event);
-    event.type = EventType::observation;
-    event.payload = {};
-    event.payload.observation = node.observation;
-    event.payload.exit_code = node.exit_code;
-    event.payload.timed_out = node.timed_out;
-    events.push_back(event);
-    if (!node.fork_rule.empty()) {
-      event.type = EventType::fork;
-      event.payload = {};
-      event.payload.fork_rule = node.fork_rule;
-      events.push_back(event);
-    }
-    if (node.outcome == Outcome::none) continue;
-    event.type = node.reward ? EventType::verdict : EventType::failure;
-    event.payload = {};
-    event.payload.outcome = node.outcome;
-    event.payload.reward = node.reward;
-    event.payload.failure = node.failure;
-    events.push_back(event);
-  }
-  if (seal) {
-    Event sealed;
-    sealed.type = EventType::tree_sealed;
-    sealed.tree_index = tree.index;
-    events.push_back(sealed);
-  }
-  return events;
-}
-
-std::vector<Event> read_all(const fs::path& directory, std::string* damage = nullptr) {
-  JournalReader reader(directory);
-  std::vector<Event> events;
-  while (auto event = reader.next()) events.push_back(*event);
-  if (damage) *damage = reader.damage();
-  return events;
-}
-
-std::vector<std::string> read_texts(const fs::path& directory, std::string* damage = nullptr) {
-  std::vector<std::string> texts;
-  for (const Event& event : read_all(directory, damage)) texts.push_back(event.text);
-  return texts;
-}
-
-void write_texts(const fs::path& directory, int from, int to, uint64_t* cut = nullptr) {
-  JournalWriter writer(directory, Durability::batch);
-  if (cut) *cut = writer.cut_bytes();
-  for (int i = from; i < to; ++i) writer.append(text_event("event " + std::to_string(i)));
-  writer.flush();
-}
-
-void overwrite(const fs::path& file, const std::string& content) {
-  std::ofstream(file, std::ios::binary | std::ios::trunc) << content;
-}
+using testing::read_all;
+using testing::read_texts;
+using testing::text_event;
+using testing::write_texts;
 
 TEST(Journal, ReadsBackEveryFieldInOrder) {
   for (Durability durability : {Durability::none, Durability::batch, Durability::sync}) {
@@ -424,131 +347,6 @@ TEST(Journal, AFullDiskIsAStoreErrorAndWhatWasWrittenStays) {
   ASSERT_GT(texts.size(), 50u);
   for (size_t i = 0; i + 1 < texts.size(); ++i)
     EXPECT_TRUE(texts[i].starts_with(std::to_string(i) + ",")) << i;
-}
-
-TEST(Recover, RebuildsTheTrees) {
-  TempDir dir;
-  std::vector<Tree> trees;
-  {
-    JournalWriter writer(dir.path(), Durability::batch);
-    std::vector<std::vector<Event>> streams;
-    for (uint64_t number = 0; number < 30; ++number) {
-      trees.push_back(random_tree(number));
-      streams.push_back(events_of(trees.back(), number % 3 != 0));
-    }
-    for (size_t i = 0, left = 1; left > 0; ++i) {  // interleaved, as concurrent episodes append
-      left = 0;
-      for (const auto& stream : streams) {
-        if (i < stream.size()) writer.append(stream[i]);
-        left += i + 1 < stream.size();
-      }
-    }
-  }
-  const auto recovered = recover_trees(dir.path());
-  ASSERT_EQ(recovered.size(), trees.size());
-  for (size_t i = 0; i < trees.size(); ++i) {
-    EXPECT_TRUE(testing::same_tree(recovered[i].tree, trees[i])) << i;
-    EXPECT_EQ(recovered[i].sealed, i % 3 != 0);
-  }
-  EXPECT_EQ(recover_trees(dir.path(), {0, 5}).size(), trees.size() - 2);
-}
-
-/// However short the journal, what is recovered is a part of the tree with its nodes' parents.
-TEST(Recover, TolerantOfMissingTails) {
-  const Tree tree = random_tree(11);
-  const auto events = events_of(tree);
-  for (size_t count = 0; count <= events.size(); ++count) {
-    TempDir dir;
-    {
-      JournalWriter writer(dir.path(), Durability::none);
-      for (size_t i = 0; i < count; ++i) writer.append(events[i]);
-    }
-    const auto recovered = recover_trees(dir.path());
-    ASSERT_EQ(recovered.size(), count == 0 ? 0u : 1u);
-    if (count == 0) continue;
-    EXPECT_EQ(recovered[0].sealed, count == events.size());
-    for (const Node& node : recovered[0].tree.nodes)
-      EXPECT_EQ(node.id,
-                node_id(node.parent < 0 ? tree.id : recovered[0].tree.nodes[node.parent].id, node));
-  }
-}
-
-TEST(Recover, FindsParentsByPathWhenTheIdIsNotGiven) {
-  TempDir dir;
-  const Tree tree = random_tree(11);
-  {
-    JournalWriter writer(dir.path(), Durability::none);
-    for (Event event : events_of(tree)) {
-      event.parent = {};
-      writer.append(event);
-    }
-  }
-  EXPECT_TRUE(testing::same_tree(recover_trees(dir.path()).at(0).tree, tree));
-}
-
-TEST(Recover, TellsDamageFromAnUnfinishedEnd) {
-  TempDir dir;
-  const Tree tree = random_tree(11);
-  {
-    JournalWriter writer(dir.path(), Durability::none);
-    for (const Event& event : events_of(tree)) writer.append(event);
-  }
-  const fs::path file = dir.path() / "000001.log";
-  const std::string whole = common::read_file(file);
-  std::string damage = "stale";
-  EXPECT_TRUE(recover_trees(dir.path(), {}, &damage).at(0).sealed);
-  EXPECT_EQ(damage, "");
-  overwrite(file, whole.substr(0, whole.size() - 3));
-  EXPECT_FALSE(recover_trees(dir.path(), {}, &damage).at(0).sealed);
-  EXPECT_EQ(damage, "");
-  std::string damaged = whole;
-  damaged[whole.size() - 3] ^= 1;
-  overwrite(file, damaged);
-  EXPECT_FALSE(recover_trees(dir.path(), {}, &damage).at(0).sealed);
-  EXPECT_NE(damage.find("checksum"), std::string::npos) << damage;
-}
-
-TEST(Recover, ATreeStartedAgainStartsAnew) {
-  TempDir dir;
-  const Tree tree = random_tree(4);
-  auto events = events_of(tree);
-  {
-    JournalWriter writer(dir.path(), Durability::none);
-    for (size_t i = 0; i + 2 < events.size(); ++i) writer.append(events[i]);
-    for (const Event& event : events) writer.append(event);
-  }
-  const auto recovered = recover_trees(dir.path());
-  ASSERT_EQ(recovered.size(), 1u);
-  EXPECT_TRUE(testing::same_tree(recovered[0].tree, tree));
-}
-
-TEST(Recover, AGivenUpNodeIsDroppedUnlessItIsDoneAgain) {
-  Tree tree = random_tree(4, {.failure_probability = 0});
-  const size_t last = tree.nodes.size() - 1;
-  auto events = events_of(tree);
-  Event failure;
-  failure.type = EventType::failure;
-  failure.tree_index = tree.index;
-  failure.node = tree.nodes[last].id;
-  failure.text = R"({"retry":1})";
-  std::vector<Event> of_last;
-  for (const Event& event : events)
-    if (event.node == failure.node) of_last.push_back(event);
-
-  TempDir dir, again_dir;
-  {
-    JournalWriter writer(dir.path(), Durability::none), again(again_dir.path(), Durability::none);
-    for (const Event& event : events) {
-      writer.append(event);
-      again.append(event);
-    }
-    writer.append(failure);
-    again.append(failure);
-    for (const Event& event : of_last) again.append(event);
-  }
-  EXPECT_TRUE(testing::same_tree(recover_trees(again_dir.path()).at(0).tree, tree));
-  tree.nodes.pop_back();
-  EXPECT_TRUE(testing::same_tree(recover_trees(dir.path()).at(0).tree, tree));
 }
 
 }  // namespace
