@@ -263,7 +263,7 @@ TEST_P(Conformance, ASnapshotOpensInAnotherBackend) {
 TEST_P(Conformance, ADamagedSnapshotIsRefused) {
   run(*environment_, "echo text > f");
   SnapshotId id = snapshot_of(*environment_);
-  auto place = directory_.path() / "snapshots" / id.hex / "meta.json";
+  auto place = directory_.path() / "snapshots" / (id.hex + ".json");
   std::string meta = common::read_file(place);
   meta.replace(meta.find("/app"), 4, "/tmp");
   common::write_file_atomically(place, meta);

@@ -1,6 +1,8 @@
 #include "envs/sandbox/backend.h"
 
 #include "common/error.h"
+#include "envs/sandbox/flattener.h"
+#include "envs/sandbox/host_identity.h"
 #include "envs/sandbox/layer_cache.h"
 #include "envs/sandbox/local_environment.h"
 #include "envs/sandbox/snapshot.h"
@@ -27,6 +29,7 @@ class SandboxBackend : public Backend {
       if (!layer.ok()) return done(layer.error());
       SandboxSeed seed;
       seed.spec = spec;
+      seed.base = host_identity();
       if (layer.value()) seed.layers.push_back(std::move(layer.value()));
       start_environment(core, std::move(seed), done);
     });

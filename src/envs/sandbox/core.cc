@@ -8,6 +8,8 @@
 #include <future>
 
 #include "common/error.h"
+#include "envs/sandbox/flattener.h"
+#include "envs/sandbox/host_identity.h"
 #include "envs/sandbox/sandbox.h"
 
 namespace espalier::envs::sandbox {
@@ -34,7 +36,8 @@ Layer::~Layer() {
 Core::Core(SandboxOptions options_)
     : options(with_raised_file_limit(options_)),
       scratch(std::in_place, "espalier-sandbox"),
-      spawner({options.uid_base, options.force_disk_upper, scratch->path()}) {
+      spawner({options.uid_base, options.force_disk_upper, scratch->path()}),
+      flattener(std::make_unique<Flattener>(this)) {
   if (!spawner.disk_upper()) scratch.reset();
   post([this] { spawner.attach(&reactor); });
 }
@@ -51,7 +54,7 @@ void Core::add_layer(std::string pack, Completion<LayerPtr> done) {
   for (size_t at = 0; at < pack.size(); ++entries) {
     wire::PackEntry entry;
     std::memcpy(&entry, pack.data() + at, sizeof entry);
-    at += sizeof entry + entry.path_bytes + entry.size;
+    at += sizeof entry + entry.path_bytes + entry.xattr_bytes + entry.size;
   }
   request.bytes = pack.size() + (entries + 16) * 8192;
   request.inodes = entries + 64;
@@ -62,6 +65,12 @@ void Core::add_layer(std::string pack, Completion<LayerPtr> done) {
                  if (r.ok()) return done(layer);
                  done(r.error());
                });
+}
+
+void Core::find_base(const EnvironmentSpec& spec, Completion<BaseImage> done) {
+  if (spec.image == "host") return done(BaseImage{host_identity(), {}});
+  done(std::make_exception_ptr(common::SandboxError("start a sandbox: image '" + spec.image +
+                                                    "'; this backend has the image 'host' only")));
 }
 
 void Core::after_delay(std::function<void()> go) {

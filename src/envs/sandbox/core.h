@@ -23,7 +23,9 @@
 namespace espalier::envs::sandbox {
 
 class Sandbox;
+class Flattener;
 struct Core;
+struct StoredLayer;
 
 /// A directory of files in the spawner's mount namespace: the upper of a sandbox, or read-only
 /// below others. Dropped with its last owner. May be destroyed on any thread.
@@ -35,11 +37,20 @@ class Layer {
   Layer& operator=(const Layer&) = delete;
   uint64_t id() const { return id_; }
 
+  /// What the snapshot store has of a read-only layer, once it has. On the reactor's thread.
+  std::shared_ptr<const StoredLayer> stored;
+
  private:
   std::weak_ptr<Core> core_;
   uint64_t id_;
 };
 using LayerPtr = std::shared_ptr<Layer>;
+
+/// What lies below all layers of an environment: an image.
+struct BaseImage {
+  std::string identity;          // equal on every machine that has it; snapshots record it
+  std::vector<LayerPtr> layers;  // topmost first; none: the skeleton, for the image "host"
+};
 
 /// Owned by the backend and, weakly or for the time of an operation, by its environments. Members
 /// are used on the reactor's thread unless they say otherwise.
@@ -55,6 +66,8 @@ struct Core : std::enable_shared_from_this<Core> {
   /// A layer holding this pack; done comes on the reactor's thread.
   void add_layer(std::string pack, Completion<LayerPtr> done);
   LayerPtr new_layer() { return std::make_shared<Layer>(weak_from_this(), next_id++); }
+  /// The base of an environment. On the reactor's thread. Errors: SandboxError, TaskError.
+  void find_base(const EnvironmentSpec& spec, Completion<BaseImage> done);
   /// Holds back a finished command for the determinism test; calls go at once without it.
   void after_delay(std::function<void()> go);
 
@@ -62,7 +75,9 @@ struct Core : std::enable_shared_from_this<Core> {
   std::optional<common::TempDir> scratch;  // for uppers on disk, where they may be needed
   Spawner spawner;
   CgroupPool cgroups;
-  std::unordered_set<std::shared_ptr<Sandbox>> sandboxes;  // running, or dying until reaped
+  std::unordered_set<std::shared_ptr<Sandbox>> sandboxes;        // running, or dying until reaped
+  std::unordered_map<std::string, std::weak_ptr<Layer>> opened;  // by their name in the store
+  std::unique_ptr<Flattener> flattener;
   uint64_t next_id = 1;
   uint64_t delays = 0;
   bool closing = false;

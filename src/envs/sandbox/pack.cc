@@ -119,32 +119,6 @@ void append_item(std::string* pack, const PackItem& item) {
   *pack += item.content;
 }
 
-std::vector<PackItem> parse_pack(std::string_view pack) {
-  std::vector<PackItem> items;
-  while (!pack.empty()) {
-    wire::PackEntry entry;
-    if (pack.size() < sizeof entry) throw common::StoreError("read a layer: it is cut short");
-    std::memcpy(&entry, pack.data(), sizeof entry);
-    pack.remove_prefix(sizeof entry);
-    if (entry.magic != wire::kPackMagic || entry.size > pack.size() ||
-        entry.path_bytes > pack.size() - entry.size)
-      throw common::StoreError("read a layer: a damaged entry");
-    PackItem item;
-    item.path = pack.substr(0, entry.path_bytes);
-    item.content = pack.substr(entry.path_bytes, entry.size);
-    pack.remove_prefix(entry.path_bytes + entry.size);
-    item.mode = entry.mode;
-    item.uid = entry.uid;
-    item.gid = entry.gid;
-    item.mtime_s = entry.mtime_s;
-    item.mtime_ns = entry.mtime_ns;
-    item.opaque = entry.flags & wire::kPackOpaque;
-    item.covers = entry.flags & wire::kPackCovers;
-    items.push_back(std::move(item));
-  }
-  return items;
-}
-
 std::string pack_directory(const fs::path& directory, const std::string& prefix, uint32_t uid) {
   require_directory(directory);
   std::string out;

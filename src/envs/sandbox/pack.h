@@ -18,14 +18,10 @@ struct PackItem {
   int64_t mtime_s = 0;
   uint32_t mtime_ns = 0;
   bool opaque = false;
-  bool covers = false;  // the skeleton has something of this path (on export only)
   std::string content;  // of a file; target of a symlink
 };
 
 void append_item(std::string* pack, const PackItem& item);
-
-/// Errors: StoreError when the bytes are not a pack.
-std::vector<PackItem> parse_pack(std::string_view pack);
 
 /// The files of `directory` as a pack below `prefix` ("" or "app"), names sorted, modes kept, owned
 /// by uid. Files without read permission are read all the same where they are ours. Errors:

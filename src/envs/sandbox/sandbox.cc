@@ -10,6 +10,7 @@
 #include <cstring>
 
 #include "common/error.h"
+#include "envs/sandbox/flattener.h"
 #include "envs/sandbox/sandbox_detail.h"
 #include "envs/sandbox/shell.h"
 
@@ -163,6 +164,7 @@ void Sandbox::maybe_started() {
   if (!started_ || !shell_ready_ || !pidfd_) return;
   output_buffer_.take();
   last_exit_code_ = seed_.last_exit_code;
+  core_->flattener->consider(seed_);
   std::exchange(started_, nullptr)(shared_from_this());
 }
 

@@ -19,6 +19,8 @@ namespace espalier::envs::sandbox {
 struct SandboxSeed {
   EnvironmentSpec spec;
   std::vector<LayerPtr> layers;  // topmost first, the skeleton left out
+  size_t image_layers = 0;       // how many of the lowest are the image's
+  std::string base;              // identity of the image
   std::string restore;           // bash text that sets a dumped shell state; empty: a new session
   int last_exit_code = 0;        // what $? shows to the first command
 };
@@ -39,6 +41,11 @@ class Sandbox : public std::enable_shared_from_this<Sandbox> {
   const std::shared_ptr<Core>& core() const { return core_; }
   const SandboxSeed& seed() const { return seed_; }
   const LayerPtr& upper() const { return upper_; }
+  /// Other layers that show the same: what starts from here starts over those.
+  void set_layers(std::vector<LayerPtr> layers) {
+    mounted_.insert(mounted_.end(), seed_.layers.begin(), seed_.layers.end());
+    seed_.layers = std::move(layers);
+  }
   int last_exit_code() const { return last_exit_code_; }
 
   void run(std::string command, Deadline deadline, Completion<Observation> done);
@@ -104,6 +111,7 @@ class Sandbox : public std::enable_shared_from_this<Sandbox> {
 
   std::shared_ptr<Core> core_;
   SandboxSeed seed_;
+  std::vector<LayerPtr> mounted_;  // below this sandbox, though no longer in the seed
   LayerPtr upper_;
   std::unique_ptr<Cgroup> cgroup_;
   Fd control_, command_, output_, status_, pidfd_, root_;

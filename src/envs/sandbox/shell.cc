@@ -163,7 +163,9 @@ std::string restore_text(const std::string& state) {
   if (parts[kArguments] != "'' ") out += "builtin set -- " + parts[kArguments] + "\n";
   // Functions may need an option (extglob) to be parsed, must not meet aliases while they are, and
   // come after the variables they may shadow; options that trace or end the shell come last.
-  out += parts[kShopt];
+  // BASH_COMPAT says what the options compat… say, and setting one of those sets it.
+  for (const auto& line : split(parts[kShopt], '\n'))
+    if (!line.empty() && line.find(" compat") == std::string::npos) out += line + "\n";
   for (size_t i = kVariables; i < parts.size(); ++i) out += parts[i];
   out += parts[kFunctions];
   for (const auto& line : split(parts[kExportedFunctions], '\n'))

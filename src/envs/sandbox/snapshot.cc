@@ -1,28 +1,16 @@
 #include "envs/sandbox/snapshot.h"
 
-#include <unistd.h>
-
-#include <algorithm>
-#include <cerrno>
+#include <optional>
 
 #include "common/error.h"
+#include "envs/sandbox/sandbox_detail.h"
+#include "envs/sandbox/snapshot_store.h"
 
 namespace espalier::envs::sandbox {
 namespace {
 
-std::string read_all(int fd) {
-  std::string out;
-  char buffer[64 * 1024];
-  for (;;) {
-    ssize_t n = read(fd, buffer, sizeof buffer);
-    if (n < 0 && errno == EINTR) continue;
-    if (n <= 0) return out;
-    out.append(buffer, size_t(n));
-  }
-}
-
-/// One snapshot in progress. The reactor asks the spawner for the layers, the worker reads and
-/// writes.
+/// One snapshot in progress. The reactor asks the spawner for the layers that the store lacks; the
+/// worker reads, compresses and writes.
 class Snapshotting : public std::enable_shared_from_this<Snapshotting> {
  public:
   Snapshotting(const std::shared_ptr<EnvironmentState>& state, Completion<SnapshotId> done)
@@ -33,106 +21,131 @@ class Snapshotting : public std::enable_shared_from_this<Snapshotting> {
       throw common::SandboxError("snapshot: the backend was made without a snapshot directory");
     dump_shell(sandbox_, [self = shared_from_this()](common::Result<std::string> shell) {
       if (!shell.ok()) return self->done_(shell.error());
-      self->content_.shell = shell.value();
-      self->content_.spec = self->sandbox_->seed().spec;
-      self->content_.spec.files.clear();
-      self->content_.last_exit_code = self->sandbox_->last_exit_code();
-      self->export_layers();
+      const SandboxSeed& seed = self->sandbox_->seed();
+      self->manifest_.shell = shell.value();
+      self->manifest_.spec = seed.spec;
+      self->manifest_.spec.files.clear();
+      self->manifest_.base = seed.base;
+      self->manifest_.last_exit_code = self->sandbox_->last_exit_code();
+      self->try_export(false);
     });
   }
 
  private:
-  void export_layers() {
-    // Bottom first; nothing writes to the upper meanwhile: shell and init alone are there, and
-    // idle.
-    std::vector<LayerPtr> layers = sandbox_->seed().layers;
-    std::reverse(layers.begin(), layers.end());
-    layers.push_back(sandbox_->upper());
-    waiting_ = layers.size() + 1;
-    auto pipes = std::make_shared<std::vector<Fd>>();
-    for (const LayerPtr& layer : layers) {
-      Pipe pipe = make_pipe(false, false);
-      pipes->push_back(std::move(pipe.read));
-      std::vector<Fd> ends;
-      ends.push_back(std::move(pipe.write));
-      core_->spawner.call(wire::SpawnerOp::export_layer, layer->id(), std::move(ends),
-                          [self = shared_from_this()](common::Result<SpawnerReplyFds> r) {
-                            if (!r.ok()) self->error_ = r.error();
-                            self->part_done();
-                          });
+  struct Part {
+    LayerPtr layer;
+    bool frozen = true;  // the upper is not: what it holds now is not what it will
+    StoredLayerPtr stored;
+    Fd pipe;
+  };
+
+  void try_export(bool all) {
+    try {
+      export_layers(all);
+    } catch (const common::Error&) {
+      done_(std::current_exception());
     }
-    core_->worker.post([self = shared_from_this(), pipes] {
-      for (const Fd& pipe : *pipes) self->packs_.push_back(read_all(pipe.get()));
-      self->core_->post([self] { self->part_done(); });
+  }
+
+  /// Nothing writes to the upper meanwhile: shell and init alone are there, and idle.
+  void export_layers(bool all) {
+    const SandboxSeed& seed = sandbox_->seed();
+    parts_.clear();
+    error_ = nullptr;
+    retried_ = all;
+    for (size_t i = seed.layers.size() - seed.image_layers; i-- > 0;)
+      add_part(seed.layers[i], true, all ? nullptr : seed.layers[i]->stored);
+    add_part(sandbox_->upper(), false, nullptr);
+    waiting_ = 1;
+    for (Part& part : parts_)
+      if (!part.stored) export_layer(&part);
+    core_->worker.post([self = shared_from_this()] {
+      auto result = self->write();
+      self->core_->post([self, result = std::move(result)]() mutable {
+        self->result_ = std::move(result);
+        self->part_done();
+      });
     });
+  }
+
+  void add_part(const LayerPtr& layer, bool frozen, StoredLayerPtr stored) {
+    parts_.emplace_back();
+    parts_.back().layer = layer;
+    parts_.back().frozen = frozen;
+    parts_.back().stored = std::move(stored);
+  }
+
+  void export_layer(Part* part) {
+    Pipe pipe = make_pipe(false, false);
+    part->pipe = std::move(pipe.read);
+    std::vector<Fd> ends;
+    ends.push_back(std::move(pipe.write));
+    wire::LayerRequest request{};
+    request.header.op = wire::SpawnerOp::export_layer;
+    request.header.id = part->layer->id();
+    const SandboxSeed& seed = sandbox_->seed();
+    request.base_count = uint32_t(seed.image_layers);
+    std::string message = bytes_of(request);
+    for (size_t i = seed.layers.size() - seed.image_layers; i < seed.layers.size(); ++i)
+      message += bytes_of(uint64_t{seed.layers[i]->id()});
+    ++waiting_;
+    core_->spawner.call(std::move(message), std::move(ends),
+                        [self = shared_from_this()](common::Result<SpawnerReplyFds> r) {
+                          if (!r.ok()) self->error_ = r.error();
+                          self->part_done();
+                        });
+  }
+
+  /// On the worker's thread. nullopt: the store has lost a layer that it had.
+  common::Result<std::optional<SnapshotId>> write() {
+    try {
+      SnapshotWriter writer(core_->options.snapshot_dir);
+      std::vector<StoredLayerPtr> layers;
+      for (Part& part : parts_) {
+        if (part.pipe) part.stored = writer.add(part.pipe.get());
+        part.pipe.reset();
+        if (!part.stored->id.empty() && !writer.has(part.stored->id))
+          return std::optional<SnapshotId>();
+        layers.push_back(part.stored);
+      }
+      return std::optional<SnapshotId>(writer.finish(manifest_, layers));
+    } catch (const common::Error& e) {
+      cut_short_ = dynamic_cast<const PackCutShort*>(&e);
+      for (Part& part : parts_) part.pipe.reset();
+      return std::current_exception();
+    }
   }
 
   void part_done() {
     if (--waiting_ > 0) return;
+    // Where the store gave up, the spawner could not go on writing; where the spawner did, the
+    // store got half a layer.
+    if (!result_->ok() && !(cut_short_ && error_)) return done_(result_->error());
     if (error_) return done_(error_);
-    core_->worker.post([self = shared_from_this()] {
-      auto result = self->write();
-      self->core_->post([self, result] { self->done_(result); });
-    });
-  }
-
-  common::Result<SnapshotId> write() {
-    try {
-      std::vector<std::vector<PackItem>> layers;
-      for (const std::string& pack : packs_) layers.push_back(parse_pack(pack));
-      content_.items = merge_layers(layers);
-      return write_snapshot(core_->options.snapshot_dir, content_);
-    } catch (const common::Error&) {
-      return std::current_exception();
-    }
+    if (!result_->value() && !retried_) return try_export(true);
+    if (!result_->value())
+      return done_(std::make_exception_ptr(common::StoreError(
+          "snapshot: layers vanish from " + core_->options.snapshot_dir.string())));
+    for (const Part& part : parts_)
+      if (part.frozen) part.layer->stored = part.stored;
+    done_(*result_->value());
   }
 
   std::shared_ptr<Core> core_;
   std::shared_ptr<Sandbox> sandbox_;
   Completion<SnapshotId> done_;
-  SnapshotContent content_;
-  std::vector<std::string> packs_;
+  SnapshotManifest manifest_;
+  std::vector<Part> parts_;  // lowest first
   size_t waiting_ = 0;
+  bool retried_ = false, cut_short_ = false;
   std::exception_ptr error_;
+  std::optional<common::Result<std::optional<SnapshotId>>> result_;
 };
-
-void start_from(const std::shared_ptr<Core>& core, const SnapshotContent& content, LayerPtr layer,
-                Completion<EnvironmentPtr> done) {
-  SandboxSeed seed;
-  seed.spec = content.spec;
-  seed.layers.push_back(std::move(layer));
-  seed.restore = content.shell;
-  seed.last_exit_code = content.last_exit_code;
-  start_environment(core, std::move(seed), std::move(done));
-}
 
 }  // namespace
 
 void take_snapshot(const std::shared_ptr<EnvironmentState>& state, Completion<SnapshotId> done) {
   std::make_shared<Snapshotting>(state, std::move(done))->begin();
-}
-
-void open_snapshot(const std::shared_ptr<Core>& core, SnapshotId id,
-                   Completion<EnvironmentPtr> done) {
-  if (core->options.snapshot_dir.empty())
-    throw common::SandboxError(
-        "open a snapshot: the backend was made without a snapshot directory");
-  core->worker.post([core, id, done = std::move(done)] {
-    auto content = std::make_shared<SnapshotContent>();
-    std::string pack;
-    try {
-      *content = read_snapshot(core->options.snapshot_dir, id);
-      for (const PackItem& item : content->items) append_item(&pack, item);
-    } catch (const common::Error&) {
-      return core->post([done, error = std::current_exception()] { done(error); });
-    }
-    core->post([core, content, pack = std::move(pack), done] {
-      core->add_layer(pack, [core, content, done](common::Result<LayerPtr> layer) {
-        if (!layer.ok()) return done(layer.error());
-        start_from(core, *content, std::move(layer.value()), done);
-      });
-    });
-  });
 }
 
 }  // namespace espalier::envs::sandbox

@@ -1,267 +1,257 @@
-// Merging, naming, writing and reading of snapshots.
-#include <archive.h>
-#include <archive_entry.h>
+#include "envs/sandbox/snapshot_store.h"
+
 #include <fcntl.h>
-#include <sys/stat.h>
+#include <sys/file.h>
 #include <unistd.h>
 
-#include <map>
-#include <nlohmann/json.hpp>
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <cstring>
+#include <functional>
+#include <future>
+#include <set>
+#include <thread>
 
 #include "common/error.h"
-#include "common/files.h"
-#include "common/sha256.h"
-#include "envs/sandbox/fd.h"
-#include "envs/sandbox/snapshot.h"
 
 namespace espalier::envs::sandbox {
 namespace {
 
 namespace fs = std::filesystem;
-using nlohmann::json;
 
-constexpr int kVersion = 1;
-constexpr const char* kOpaqueXattr = "user.espalier.opaque";
-constexpr size_t kMaxFileBytes = size_t{4} << 30;
+constexpr const char* kLayerSuffix = ".zst";
+constexpr const char* kManifestSuffix = ".json";
+constexpr auto kCollectTimeout = std::chrono::seconds(10);
+constexpr auto kCollectPause = std::chrono::milliseconds(20);
 
-// Text of commands may be any bytes: in JSON each byte stands as the code point of its value.
-json bytes_to_json(const std::string& bytes) {
-  std::string text;
-  for (unsigned char c : bytes) {
-    if (c < 0x80) {
-      text += char(c);
-    } else {
-      text += char(0xC0 | (c >> 6));
-      text += char(0x80 | (c & 0x3F));
+bool is_id(std::string_view text) {
+  return text.size() == 64 && text.find_first_not_of("0123456789abcdef") == text.npos;
+}
+
+void require_id(const std::string& what, const std::string& id) {
+  if (!is_id(id))
+    throw common::StoreError("open the " + what + " '" + id + "': an id has 64 hexadecimal digits");
+}
+
+fs::path layers_of(const fs::path& directory) { return directory / "layers"; }
+
+/// The ids of a directory's files with this suffix, sorted; of one that is not there: none.
+std::vector<std::string> ids_in(const fs::path& directory, const std::string& suffix) {
+  std::vector<std::string> ids;
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(directory, error)) {
+    std::string name = entry.path().filename().string();
+    if (name.ends_with(suffix) && is_id(name.substr(0, name.size() - suffix.size())))
+      ids.push_back(name.substr(0, name.size() - suffix.size()));
+  }
+  if (error && error != std::errc::no_such_file_or_directory)
+    throw common::StoreError("list " + directory.string() + ": " + error.message());
+  std::sort(ids.begin(), ids.end());
+  return ids;
+}
+
+Fd open_lock(const fs::path& directory) {
+  fs::path path = directory / "lock";
+  Fd fd(open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666));
+  if (!fd) throw common::StoreError("open " + path.string() + ": " + std::strerror(errno));
+  return fd;
+}
+
+void lock_for_writing(const Fd& fd, const fs::path& directory) {
+  while (flock(fd.get(), LOCK_SH)) {
+    if (errno != EINTR)
+      throw common::StoreError("lock " + directory.string() + ": " + std::strerror(errno));
+  }
+}
+
+void lock_for_collecting(const Fd& fd, const fs::path& directory) {
+  auto deadline = std::chrono::steady_clock::now() + kCollectTimeout;
+  while (flock(fd.get(), LOCK_EX | LOCK_NB)) {
+    if (errno != EWOULDBLOCK && errno != EINTR)
+      throw common::StoreError("lock " + directory.string() + ": " + std::strerror(errno));
+    if (std::chrono::steady_clock::now() > deadline)
+      throw common::StoreError("tidy " + directory.string() +
+                               ": snapshots are being written all the time; try again when the "
+                               "run is at rest");
+    std::this_thread::sleep_for(kCollectPause);
+  }
+}
+
+/// Several syncs at once cost the disk little more than one.
+void all_at_once(const std::vector<std::function<void()>>& steps) {
+  std::vector<std::future<void>> others;
+  for (size_t i = 1; i < steps.size(); ++i)
+    others.push_back(std::async(std::launch::async, steps[i]));
+  std::exception_ptr error;
+  try {
+    if (!steps.empty()) steps.front()();
+  } catch (const common::Error&) {
+    error = std::current_exception();
+  }
+  for (auto& other : others) {
+    try {
+      other.get();
+    } catch (const common::Error&) {
+      error = std::current_exception();
     }
   }
-  return text;
+  if (error) std::rethrow_exception(error);
 }
 
-std::string bytes_from_json(const json& value) {
-  std::string text = value.get<std::string>(), bytes;
-  for (size_t i = 0; i < text.size(); ++i) {
-    unsigned char c = (unsigned char)text[i];
-    if (c < 0x80 || i + 1 == text.size()) {
-      bytes += char(c);
-    } else {
-      bytes += char(((c & 0x03) << 6) | ((unsigned char)text[++i] & 0x3F));
-    }
-  }
-  return bytes;
+bool remove_file(const fs::path& path) {
+  if (unlink(path.c_str()) == 0) return true;
+  if (errno == ENOENT) return false;
+  throw common::StoreError("remove " + path.string() + ": " + std::strerror(errno));
 }
 
-json meta_of(const SnapshotContent& content) {
-  const Limits& limits = content.spec.limits;
-  json variables = json::object();
-  for (const auto& [name, value] : content.spec.variables) variables[name] = bytes_to_json(value);
-  return {{"version", kVersion},
-          {"image", content.spec.image},
-          {"workdir", bytes_to_json(content.spec.workdir)},
-          {"variables", variables},
-          {"network", content.spec.network},
-          {"limits",
-           {{"memory_bytes", limits.memory_bytes},
-            {"disk_bytes", limits.disk_bytes},
-            {"disk_inodes", limits.disk_inodes},
-            {"pids", limits.pids},
-            {"cpus", limits.cpus},
-            {"output_bytes", limits.output_bytes}}},
-          {"shell", bytes_to_json(content.shell)},
-          {"last_exit_code", content.last_exit_code}};
-}
-
-void read_meta(const json& meta, SnapshotContent* content) {
-  content->spec.image = meta.at("image").get<std::string>();
-  content->spec.workdir = bytes_from_json(meta.at("workdir"));
-  for (const auto& [name, value] : meta.at("variables").items())
-    content->spec.variables[name] = bytes_from_json(value);
-  content->spec.network = meta.at("network").get<bool>();
-  const json& limits = meta.at("limits");
-  content->spec.limits = {
-      limits.at("memory_bytes").get<size_t>(), limits.at("disk_bytes").get<size_t>(),
-      limits.at("disk_inodes").get<size_t>(),  limits.at("pids").get<int>(),
-      limits.at("cpus").get<double>(),         limits.at("output_bytes").get<size_t>()};
-  content->shell = bytes_from_json(meta.at("shell"));
-  content->last_exit_code = meta.at("last_exit_code").get<int>();
-}
-
-struct Release {
-  void operator()(archive_entry* entry) const { archive_entry_free(entry); }
-};
-using Entry = std::unique_ptr<archive_entry, Release>;
-
-[[noreturn]] void fail(const std::string& what, const fs::path& path, archive* handle) {
-  const char* why = archive_error_string(handle);
-  throw common::StoreError(what + " " + path.string() + ": " + (why ? why : "unknown error"));
-}
-
-void write_item(archive* out, const PackItem& item, const fs::path& path) {
-  Entry entry(archive_entry_new());
-  archive_entry_set_pathname(entry.get(), item.path.c_str());
-  archive_entry_set_mode(entry.get(), mode_t(item.mode));
-  archive_entry_set_uid(entry.get(), item.uid);
-  archive_entry_set_gid(entry.get(), item.gid);
-  archive_entry_set_mtime(entry.get(), item.mtime_s, long(item.mtime_ns));
-  bool file = S_ISREG(item.mode);
-  archive_entry_set_size(entry.get(), file ? int64_t(item.content.size()) : 0);
-  if (S_ISLNK(item.mode)) archive_entry_set_symlink(entry.get(), item.content.c_str());
-  if (S_ISCHR(item.mode)) archive_entry_set_rdev(entry.get(), 0);
-  if (item.opaque) archive_entry_xattr_add_entry(entry.get(), kOpaqueXattr, "y", 1);
-  if (archive_write_header(out, entry.get()) != ARCHIVE_OK) fail("write snapshot", path, out);
-  if (file && archive_write_data(out, item.content.data(), item.content.size()) < 0)
-    fail("write snapshot", path, out);
-}
-
-void write_archive(const fs::path& path, const std::vector<PackItem>& items) {
-  Fd fd(open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644));
-  if (!fd)
-    throw common::StoreError("write snapshot " + path.string() + ": " + std::strerror(errno));
-  struct Free {
-    void operator()(archive* handle) const { archive_write_free(handle); }
-  };
-  std::unique_ptr<archive, Free> out(archive_write_new());
-  archive_write_set_format_pax(out.get());
-  if (archive_write_add_filter_zstd(out.get()) != ARCHIVE_OK)
-    archive_write_add_filter_gzip(out.get());  // a libarchive without zstd; readers tell by content
-  if (archive_write_open_fd(out.get(), fd.get()) != ARCHIVE_OK)
-    fail("write snapshot", path, out.get());
-  for (const PackItem& item : items) write_item(out.get(), item, path);
-  if (archive_write_close(out.get()) != ARCHIVE_OK) fail("write snapshot", path, out.get());
-  if (fsync(fd.get()))
-    throw common::StoreError("sync " + path.string() + ": " + std::strerror(errno));
-}
-
-PackItem read_item(archive* in, archive_entry* entry, const fs::path& path) {
-  PackItem item;
-  item.path = archive_entry_pathname(entry);
-  while (item.path.size() > 1 && item.path.back() == '/') item.path.pop_back();
-  item.mode = archive_entry_mode(entry);
-  item.uid = uint32_t(archive_entry_uid(entry));
-  item.gid = uint32_t(archive_entry_gid(entry));
-  item.mtime_s = archive_entry_mtime(entry);
-  item.mtime_ns = uint32_t(archive_entry_mtime_nsec(entry));
-  item.opaque = archive_entry_xattr_count(entry) > 0;
-  if (S_ISLNK(item.mode)) item.content = archive_entry_symlink(entry);
-  if (!S_ISREG(item.mode)) return item;
-  size_t size = size_t(archive_entry_size(entry));
-  if (size > kMaxFileBytes) fail("read snapshot", path, in);
-  item.content.resize(size);
-  if (size && archive_read_data(in, item.content.data(), size) != la_ssize_t(size))
-    fail("read snapshot", path, in);
-  return item;
-}
-
-std::vector<PackItem> read_archive(const fs::path& path) {
-  struct Free {
-    void operator()(archive* handle) const { archive_read_free(handle); }
-  };
-  std::unique_ptr<archive, Free> in(archive_read_new());
-  archive_read_support_filter_all(in.get());
-  archive_read_support_format_tar(in.get());
-  archive_read_support_format_empty(in.get());
-  if (archive_read_open_filename(in.get(), path.c_str(), 64 * 1024) != ARCHIVE_OK)
-    fail("read snapshot", path, in.get());
-  std::vector<PackItem> items;
-  archive_entry* entry = nullptr;
-  int result;
-  while ((result = archive_read_next_header(in.get(), &entry)) == ARCHIVE_OK)
-    items.push_back(read_item(in.get(), entry, path));
-  if (result != ARCHIVE_EOF) fail("read snapshot", path, in.get());
-  return items;
-}
-
-void erase_below(std::map<std::string, PackItem>* merged, const std::string& path) {
-  auto first = merged->lower_bound(path + "/"),
-       last = merged->lower_bound(path + "0");  // '0' follows '/'
-  merged->erase(first, last);
-}
-
-void merge_item(std::map<std::string, PackItem>* merged, PackItem item) {
-  auto found = merged->find(item.path);
-  bool directory = S_ISDIR(item.mode);
-  bool over_directory = found != merged->end() && S_ISDIR(found->second.mode);
-  if (!directory || !over_directory || item.opaque) erase_below(merged, item.path);
-  // What a lower layer hid stays hidden.
-  if (directory && found != merged->end())
-    item.opaque = item.opaque || !over_directory || found->second.opaque;
-  (*merged)[item.path] = std::move(item);
+void remove_leftovers(const fs::path& directory) {
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(directory, error))
+    if (entry.path().filename().string().starts_with(kStagedPrefix)) remove_file(entry.path());
 }
 
 }  // namespace
 
-std::vector<PackItem> merge_layers(const std::vector<std::vector<PackItem>>& layers) {
-  std::map<std::string, PackItem> merged;
-  for (const auto& layer : layers)
-    for (const PackItem& item : layer) merge_item(&merged, item);
-  std::vector<PackItem> items;
-  for (auto& [path, item] : merged) {
-    // Marks that hide nothing are history, not state.
-    if (!item.covers && S_ISCHR(item.mode)) continue;
-    item.opaque = item.opaque && item.covers;
-    items.push_back(std::move(item));
-  }
-  return items;
+SnapshotStore::SnapshotStore(fs::path directory) : directory_(std::move(directory)) {}
+
+fs::path SnapshotStore::manifest_path(const SnapshotId& id) const {
+  return directory_ / (id.hex + kManifestSuffix);
+}
+fs::path SnapshotStore::layer_path(const std::string& id) const {
+  return layers_of(directory_) / (id + kLayerSuffix);
 }
 
-SnapshotId snapshot_id(const SnapshotContent& content) {
-  common::Sha256 hash;
-  hash.update("espalier snapshot\n" + meta_of(content).dump() + "\n");
-  for (PackItem item : content.items) {
-    item.mtime_s = 0;
-    item.mtime_ns = 0;
-    std::string bytes;
-    append_item(&bytes, item);
-    hash.update(bytes);
-  }
-  auto digest = hash.finish();
-  return {common::to_hex(digest.data(), digest.size())};
+SnapshotManifest SnapshotStore::read(const SnapshotId& id) const {
+  require_id("snapshot", id.hex);
+  SnapshotManifest manifest = read_manifest(manifest_path(id), id);
+  for (const std::string& layer : manifest.layers) require_id("layer", layer);
+  return manifest;
 }
 
-SnapshotId write_snapshot(const fs::path& directory, const SnapshotContent& content) {
-  SnapshotId id = snapshot_id(content);
-  fs::path place = directory / id.hex;
+StoredLayerPtr SnapshotStore::layer(const std::string& id) const {
+  require_id("layer", id);
+  return read_layer_index(layer_path(id), id);
+}
+
+std::vector<SnapshotId> SnapshotStore::list() const {
+  std::vector<SnapshotId> out;
+  for (const std::string& id : ids_in(directory_, kManifestSuffix)) out.push_back({id});
+  return out;
+}
+
+bool SnapshotStore::remove(const SnapshotId& id) {
+  require_id("snapshot", id.hex);
+  return remove_file(manifest_path(id));
+}
+
+SnapshotStore::Collected SnapshotStore::collect() {
+  Collected collected;
+  if (!fs::exists(directory_)) return collected;
+  Fd lock = open_lock(directory_);
+  lock_for_collecting(lock, directory_);
+  std::set<std::string> named;
+  for (const SnapshotId& id : list())
+    for (const std::string& layer : read(id).layers) named.insert(layer);
+  remove_leftovers(directory_);
+  remove_leftovers(layers_of(directory_));
+  for (const std::string& id : ids_in(layers_of(directory_), kLayerSuffix)) {
+    if (named.count(id)) {
+      ++collected.kept;
+      continue;
+    }
+    std::error_code error;
+    uint64_t bytes = fs::file_size(layer_path(id), error);
+    if (!remove_file(layer_path(id))) continue;
+    ++collected.layers;
+    collected.bytes += error ? 0 : bytes;
+  }
+  return collected;
+}
+
+void SnapshotStore::verify(const SnapshotId& id) const {
+  SnapshotManifest manifest = read(id);
+  std::vector<StoredLayerPtr> layers;
+  for (const std::string& name : manifest.layers) {
+    verify_layer_file(layer_path(name), name);
+    layers.push_back(layer(name));
+  }
+  if (state_digest(layers) != manifest.state)
+    throw common::StoreError("check the snapshot " + manifest_path(id).string() +
+                             ": its layers show another state");
+}
+
+// ---- writing ----
+
+SnapshotWriter::SnapshotWriter(const fs::path& directory)
+    : directory_(directory), store_(directory) {
   std::error_code error;
-  if (fs::exists(place / "meta.json", error)) return id;
-  std::string name = "." + id.hex + "." + std::to_string(getpid());
-  fs::path temporary = directory / name;
-  fs::remove_all(temporary, error);
-  fs::create_directories(temporary, error);
-  if (error) throw common::StoreError("make " + temporary.string() + ": " + error.message());
-  write_archive(temporary / "state.tar.zst", content.items);
-  common::write_file_atomically(temporary / "meta.json", meta_of(content).dump(2) + "\n");
-  fs::rename(temporary, place, error);
-  bool there = fs::exists(place / "meta.json");
-  if (error) fs::remove_all(temporary);
-  if (error && !there)
-    throw common::StoreError("rename to " + place.string() + ": " + error.message());
-  Fd parent(open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  if (parent) fsync(parent.get());
-  return id;
+  fs::create_directories(layers_of(directory), error);
+  if (error)
+    throw common::StoreError("make " + layers_of(directory).string() + ": " + error.message());
+  lock_ = open_lock(directory);
+  lock_for_writing(lock_, directory);
 }
 
-SnapshotContent read_snapshot(const fs::path& directory, const SnapshotId& id) {
-  if (id.hex.size() != 64 || id.hex.find_first_not_of("0123456789abcdef") != std::string::npos)
-    throw common::StoreError("open the snapshot '" + id.hex + "': an id has 64 hexadecimal digits");
-  fs::path place = directory / id.hex;
-  SnapshotContent content;
-  std::string text = common::read_file(place / "meta.json");
+StoredLayerPtr SnapshotWriter::add(int pack_fd) {
+  LayerWritten written = write_layer_file(pack_fd, layers_of(directory_));
+  if (written.file && !is_staged(written.layer->id) && !is_sound(written.layer->id))
+    staged_.push_back({written.layer->id, std::move(*written.file)});
+  return written.layer;
+}
+
+bool SnapshotWriter::is_staged(const std::string& layer) const {
+  return std::any_of(staged_.begin(), staged_.end(),
+                     [&](const Staged& staged) { return staged.layer == layer; });
+}
+
+/// A damaged file is as good as none: it is written anew.
+bool SnapshotWriter::is_sound(const std::string& layer) const {
+  if (access(store_.layer_path(layer).c_str(), F_OK)) return false;
   try {
-    json meta = json::parse(text);
-    int version = meta.at("version").get<int>();
-    if (version != kVersion)
-      throw common::StoreError("open the snapshot " + place.string() + ": version " +
-                               std::to_string(version) + "; this program reads " +
-                               std::to_string(kVersion));
-    read_meta(meta, &content);
-  } catch (const json::exception& e) {
-    throw common::StoreError("open the snapshot " + place.string() + ": meta.json: " + e.what());
+    store_.layer(layer);
+    return true;
+  } catch (const common::StoreError&) {
+    return false;
   }
-  content.items = read_archive(place / "state.tar.zst");
-  SnapshotId found = snapshot_id(content);
-  if (found == id) return content;
-  throw common::StoreError("open the snapshot " + place.string() + ": its content is that of " +
-                           found.hex);
+}
+
+bool SnapshotWriter::has(const std::string& layer) const {
+  return is_staged(layer) || access(store_.layer_path(layer).c_str(), F_OK) == 0;
+}
+
+/// The same state may lie there already, perhaps cut into other layers.
+bool SnapshotWriter::is_there(const SnapshotId& id) const {
+  if (access(store_.manifest_path(id).c_str(), F_OK)) return false;
+  try {
+    for (const std::string& layer : store_.read(id).layers)
+      if (access(store_.layer_path(layer).c_str(), F_OK)) return false;
+    return true;
+  } catch (const common::StoreError&) {
+    return false;
+  }
+}
+
+SnapshotId SnapshotWriter::finish(SnapshotManifest manifest,
+                                  const std::vector<StoredLayerPtr>& layers) {
+  manifest.state = state_digest(layers);
+  manifest.layers.clear();
+  for (const StoredLayerPtr& layer : layers)
+    if (!layer->id.empty()) manifest.layers.push_back(layer->id);
+  SnapshotId id = snapshot_id(manifest);
+  if (is_there(id)) return id;
+  StagedFile file(directory_);
+  file.append(encode_manifest(manifest));
+  std::vector<std::function<void()>> syncs = {[&] { file.sync(); }};
+  for (Staged& staged : staged_) syncs.push_back([&staged] { staged.file.sync(); });
+  all_at_once(syncs);
+  for (Staged& staged : staged_) staged.file.rename_to(store_.layer_path(staged.layer));
+  file.rename_to(store_.manifest_path(id));
+  syncs = {[&] { sync_directory(directory_); }};
+  if (!staged_.empty()) syncs.push_back([&] { sync_directory(layers_of(directory_)); });
+  all_at_once(syncs);
+  staged_.clear();
+  return id;
 }
 
 }  // namespace espalier::envs::sandbox

@@ -22,11 +22,12 @@ inline constexpr uint32_t kSandboxAgent = 1000;  // uid and gid of the agent
 enum class SpawnerOp : uint32_t {
   configure = 1,  // ConfigureRequest, seccomp program; replied when the skeleton stands
   spawn,      // SpawnRequest, fds: control socket, cgroup files; reply fds: pidfd, root directory
-  add_layer,  // LayerRequest, fd: pack; a new read-only layer holding it
-  seal,       // id: the dead sandbox's upper becomes a read-only layer
-  drop,       // id: unmount an upper or a layer; no reply
-  is_empty,   // id: reply value 1 when nothing was written to the upper
-  export_layer,  // id, fd: pack is written into the pipe; replied when it has been written
+  add_layer,  // LayerRequest, fd: pack; a new read-only layer holding it; replied when it stands
+  merge_layers,  // LayerRequest; a new read-only layer that shows what these show over the base
+  seal,          // id: the dead sandbox's upper becomes a read-only layer
+  drop,          // id: unmount an upper or a layer; no reply
+  is_empty,      // id: reply value 1 when nothing was written to the upper
+  export_layer,  // LayerRequest, fd: pack is written into the pipe; replied when it has been
 };
 
 struct SpawnerHeader {
@@ -55,10 +56,19 @@ struct SpawnRequest {
   uint32_t reserved;
 };
 
+enum LayerFlags : uint32_t {
+  kLayerExact = 1,  // the pack is of a layer: whiteouts stay though the base has nothing there
+  kLayerEnded = 2,  // refused unless the pack ends with its end mark
+};
+
 struct LayerRequest {
   SpawnerHeader header;
-  uint64_t bytes;  // size of the file system to make
+  uint64_t bytes;  // size of the file system to make, 0: no cap
   uint64_t inodes;
+  uint32_t flags;        // add_layer
+  uint32_t layer_count;  // merge_layers: uint64_t ids follow, topmost first
+  uint32_t base_count;   // then the ids of the image's layers, none: the skeleton is the base
+  uint32_t reserved;
 };
 
 struct SpawnerReply {
@@ -129,14 +139,20 @@ struct InitReply {
 // ---- packs: a directory tree as a stream of entries ----
 
 inline constexpr uint32_t kPackMagic = 0x4b505345;  // "ESPK"
+inline constexpr uint32_t kPackEnd = 0x45505345;    // "ESPE": in the place of the magic, no entry
+inline constexpr size_t kPackMaxXattrBytes = 192 * 1024;  // of one entry
 
 enum PackFlags : uint32_t {
-  kPackOpaque = 1,  // overlay's "nothing below this directory shows"
-  kPackCovers = 2,  // on export: the skeleton has something of this path
+  kPackOpaque = 1,    // overlay's "nothing below this directory shows"
+  kPackCovers = 2,    // on export, of directories and whiteouts: the base has this path
+  kPackSame = 4,      // on export, of directories: the base's has the same owner and mode
+  kPackSparse = 8,    // of a file: PackSegments take the place of the content
+  kPackHardLink = 16  // the same file as an earlier entry: its path takes the place of the content
 };
 
-/// An entry; path (relative, no "..", no NUL) and then `size` bytes follow: a file's content or a
-/// symlink's target. Directories come before what is in them. A character device 0:0 is a whiteout.
+/// An entry; its path (relative, no "..", no NUL), extended attributes and content follow. Content
+/// is `size` bytes: of a file, a symlink's target, or as the flags say. Directories come before
+/// what is in them. A character device 0:0 is a whiteout.
 struct PackEntry {
   uint32_t magic;
   uint32_t mode;  // type and permissions, as st_mode
@@ -147,7 +163,19 @@ struct PackEntry {
   uint32_t flags;
   uint64_t size;
   uint32_t path_bytes;
-  uint32_t reserved;
+  uint32_t xattr_bytes;  // PackXattrs, sorted by name
+};
+
+/// Name and value follow. Ids in values are as seen inside the sandbox.
+struct PackXattr {
+  uint32_t name_bytes;
+  uint32_t value_bytes;
+};
+
+/// A piece of a sparse file, ascending; `bytes` bytes follow. One of no bytes ends the file.
+struct PackSegment {
+  uint64_t offset;
+  uint64_t bytes;
 };
 
 }  // namespace espalier::envs::wire

@@ -7,7 +7,10 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "envs/sandbox/init/pack.h"
@@ -15,14 +18,67 @@
 namespace espalier::envs::init {
 namespace {
 
+constexpr int kPipeBytes = 1 << 20;
+constexpr int kMergeNice = 10;  // nobody waits for it
+
 PackTarget layer_target(const Base& base, int dir_fd) {
   PackTarget target;
   target.dir_fd = dir_fd;
   target.uid_base = base.uid_base;
   target.keep_owner = base.root_mode;
   target.opaque_xattr = base.opaque_xattr();
-  target.skeleton_fd = base.skeleton_fd;
+  target.base_fds = &base.skeleton_fd;
+  target.base_count = 1;
   return target;
+}
+
+/// Copying files may take long: a child of the spawner does it, replies and ends.
+template <class Work>
+void in_child(int socket, const wire::SpawnerHeader& header, Work work) {
+  Failure failure;
+  pid_t child = sys_clone(0, nullptr);
+  if (child > 0) return;
+  if (child < 0) {
+    failure.set("fork");
+    return reply(socket, header, &failure);
+  }
+  prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+  signal(SIGPIPE, SIG_IGN);
+  bool done = work(&failure);
+  reply(socket, header, done ? nullptr : &failure);
+  _exit(0);
+}
+
+bool fill_layer(const Base& base, uint64_t id, PackTarget target, int pack_fd, Failure* failure) {
+  target.dir_fd = open_layer(id);
+  bool done = (target.dir_fd >= 0 || failure->set("open layer %lx", id)) &&
+              unpack(pack_fd, target, failure);
+  if (target.dir_fd >= 0) close(target.dir_fd);
+  done = done && seal(base, id, failure);
+  if (!done) drop_layer(base, id);
+  return done;
+}
+
+/// The base is the image's layers where there are some.
+bool use_image(PackTarget* target, const uint64_t* ids, uint32_t count, Failure* failure) {
+  static int fds[wire::kMaxLayers];
+  errno = E2BIG;
+  if (count > wire::kMaxLayers) return failure->set("open %u layers", count);
+  for (uint32_t i = 0; i < count; ++i) {
+    fds[i] = open_layer(ids[i]);
+    if (fds[i] < 0) return failure->set("open layer %lx", ids[i]);
+  }
+  if (count > 0) target->base_fds = fds;
+  if (count > 0) target->base_count = count;
+  return true;
+}
+
+bool export_layer(PackTarget target, uint64_t id, int out, Failure* failure) {
+  target.dir_fd = open_layer(id);
+  bool done =
+      (target.dir_fd >= 0 || failure->set("open layer %lx", id)) && pack(out, target, failure);
+  if (target.dir_fd >= 0) close(target.dir_fd);
+  return done;
 }
 
 }  // namespace
@@ -87,14 +143,49 @@ void handle_add_layer(int socket, const Base& base, const wire::LayerRequest& re
                       int pack_fd) {
   Failure failure;
   uint64_t id = request.header.id;
-  bool done = make_upper(base, id, request.bytes, request.inodes, &failure);
-  int dir = done ? open_layer(id) : -1;
-  PackTarget target = layer_target(base, dir);
-  done = done && (dir >= 0 || failure.set("open layer")) && unpack(pack_fd, target, &failure);
-  if (dir >= 0) close(dir);
-  done = done && seal(base, id, &failure);
-  if (!done) drop_layer(base, id);
-  reply(socket, request.header, done ? nullptr : &failure);
+  if (!make_upper(base, id, request.bytes, request.inodes, &failure))
+    return reply(socket, request.header, &failure);
+  in_child(socket, request.header, [&](Failure* failure) {
+    PackTarget target = layer_target(base, -1);
+    target.exact = request.flags & wire::kLayerExact;
+    target.ended = request.flags & wire::kLayerEnded;
+    const auto* ids = reinterpret_cast<const uint64_t*>(&request + 1);
+    if (!use_image(&target, ids + request.layer_count, request.base_count, failure)) return false;
+    return fill_layer(base, id, target, pack_fd, failure);
+  });
+}
+
+void handle_merge_layers(int socket, const Base& base, const wire::LayerRequest& request) {
+  Failure failure;
+  uint64_t id = request.header.id;
+  const auto* layers = reinterpret_cast<const uint64_t*>(&request + 1);
+  if (!make_upper(base, id, request.bytes, request.inodes, &failure))
+    return reply(socket, request.header, &failure);
+  in_child(socket, request.header, [&](Failure* failure) {
+    setpriority(PRIO_PROCESS, 0, kMergeNice);
+    PackTarget target = layer_target(base, -1);
+    if (!use_image(&target, layers + request.layer_count, request.base_count, failure))
+      return false;
+    int ends[2];
+    if (pipe2(ends, O_CLOEXEC)) return failure->set("pipe");
+    fcntl(ends[1], F_SETPIPE_SZ, kPipeBytes);
+    pid_t child = sys_clone(0, nullptr);
+    if (child < 0) return failure->set("fork");
+    if (child == 0) {
+      prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+      bool done = true;
+      for (uint32_t i = request.layer_count; i-- > 0 && done;)
+        done = export_layer(target, layers[i], ends[1], failure);
+      _exit(!done);
+    }
+    close(ends[1]);
+    bool done = fill_layer(base, id, target, ends[0], failure);
+    close(ends[0]);
+    int status = 0;
+    waitpid(child, &status, 0);
+    errno = EIO;
+    return done && (status == 0 || failure->set("read the layers to merge"));
+  });
 }
 
 void handle_is_empty(int socket, const wire::SpawnerHeader& header) {
@@ -113,22 +204,16 @@ void handle_is_empty(int socket, const wire::SpawnerHeader& header) {
   reply(socket, header, dir < 0 ? &failure : nullptr, empty);
 }
 
-/// Packing may take long: a child does it, replies and ends.
-void handle_export(int socket, const Base& base, const wire::SpawnerHeader& header, int out) {
-  pid_t child = sys_clone(0, nullptr);
-  if (child > 0) return;
-  Failure failure;
-  if (child < 0) {
-    failure.set("fork");
-    return reply(socket, header, &failure);
-  }
-  signal(SIGPIPE, SIG_IGN);
-  int dir = open_layer(header.id);
-  bool done = (dir >= 0 || failure.set("open layer %lx", header.id)) &&
-              pack(out, layer_target(base, dir), &failure);
-  close(out);
-  reply(socket, header, done ? nullptr : &failure);
-  _exit(0);
+void handle_export(int socket, const Base& base, const wire::LayerRequest& request, int out) {
+  fcntl(out, F_SETPIPE_SZ, kPipeBytes);
+  in_child(socket, request.header, [&](Failure* failure) {
+    PackTarget target = layer_target(base, -1);
+    const auto* ids = reinterpret_cast<const uint64_t*>(&request + 1);
+    bool done = use_image(&target, ids, request.base_count, failure) &&
+                export_layer(target, request.header.id, out, failure);
+    close(out);
+    return done;
+  });
 }
 
 }  // namespace espalier::envs::init

@@ -23,7 +23,8 @@ bool seal(const Base& base, uint64_t id, Failure* failure);
 
 // Requests of these names (wire.h), answered on the socket.
 void handle_add_layer(int socket, const Base& base, const wire::LayerRequest& request, int pack_fd);
+void handle_merge_layers(int socket, const Base& base, const wire::LayerRequest& request);
 void handle_is_empty(int socket, const wire::SpawnerHeader& header);
-void handle_export(int socket, const Base& base, const wire::SpawnerHeader& header, int out);
+void handle_export(int socket, const Base& base, const wire::LayerRequest& request, int out);
 
 }  // namespace espalier::envs::init

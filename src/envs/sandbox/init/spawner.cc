@@ -176,6 +176,9 @@ void handle(int socket, Base* base, const char* message, size_t size, const int*
       handle_add_layer(socket, *base, *reinterpret_cast<const wire::LayerRequest*>(message),
                        fds[0]);
       break;
+    case wire::SpawnerOp::merge_layers:
+      handle_merge_layers(socket, *base, *reinterpret_cast<const wire::LayerRequest*>(message));
+      break;
     case wire::SpawnerOp::seal: {
       Failure failure;
       bool done = seal(*base, header.id, &failure);
@@ -189,7 +192,7 @@ void handle(int socket, Base* base, const char* message, size_t size, const int*
       handle_is_empty(socket, header);
       break;
     case wire::SpawnerOp::export_layer:
-      handle_export(socket, *base, header, fds[0]);
+      handle_export(socket, *base, *reinterpret_cast<const wire::LayerRequest*>(message), fds[0]);
       break;
   }
 }
