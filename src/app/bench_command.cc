@@ -1,14 +1,13 @@
 // espalier bench fork|learner|rollout: figures with machine, versions and n.
 #include <fmt/core.h>
 
-#include <algorithm>
-#include <chrono>
 #include <functional>
 
+#include "app/bench_figures.h"
+#include "app/bench_fork.h"
 #include "app/collect.h"
 #include "app/commands.h"
 #include "app/machine.h"
-#include "app/progress.h"
 #include "app/session.h"
 #include "common/error.h"
 #include "common/log.h"
@@ -22,104 +21,6 @@ namespace espalier::app {
 namespace {
 
 using Json = nlohmann::json;
-using SteadyClock = std::chrono::steady_clock;
-
-double milliseconds(const std::function<void()>& work) {
-  const auto start = SteadyClock::now();
-  work();
-  return std::chrono::duration<double, std::milli>(SteadyClock::now() - start).count();
-}
-
-Json spread(std::vector<double> values) {
-  if (values.empty()) return nullptr;
-  std::sort(values.begin(), values.end());
-  const size_t p95 = std::min(values.size() - 1, values.size() * 95 / 100);
-  return {{"median", values[values.size() / 2]}, {"p95", values[p95]}, {"n", values.size()}};
-}
-
-void print_figures(const Json& figures, bool as_json) {
-  if (as_json) {
-    fmt::print("{}\n", figures.dump(2));
-    return;
-  }
-  for (const auto& [name, value] : figures.items()) {
-    if (value.is_object() && value.contains("median")) {
-      fmt::print("  {:<28} median {:>9.3f}   p95 {:>9.3f}   n {}\n", name,
-                 value["median"].get<double>(), value["p95"].get<double>(),
-                 value["n"].get<size_t>());
-    } else {
-      fmt::print("  {:<28} {}\n", name,
-                 value.is_string() ? value.get<std::string>() : value.dump());
-    }
-  }
-}
-
-envs::Deadline soon() { return envs::Clock::now() + std::chrono::seconds(20); }
-
-envs::Observation run(envs::Environment& environment, const std::string& command) {
-  return common::await<envs::Observation>(
-      [&](auto done) { environment.run(command, soon(), std::move(done)); });
-}
-
-/// The sandbox: cold start, commands, fork by value and its baseline — a cold start that executes
-/// the prefix again.
-Json bench_fork(int repetitions) {
-  const common::TempDir scratch("espalier-bench");
-  common::Config config;
-  const std::unique_ptr<envs::Backend> backend = make_backend(config, scratch.path());
-  auto create = [&] {
-    return common::await<envs::EnvironmentPtr>(
-        [&](auto done) { backend->create({}, std::move(done)); });
-  };
-  const std::vector<std::string> prefix = {"mkdir -p a/b", "cd a/b",
-                                           "for i in 1 2 3 4 5 6 7 8; do echo $i > f$i; done",
-                                           "x=42", "cat f1 f2 f3 | sort -r > sorted"};
-  std::vector<double> cold, fork, again, builtin, external, snapshot, open;
-  Progress bar("bench fork", repetitions, "rounds");
-  for (int i = 0; i < repetitions && !common::stop_requested(); ++i) {
-    envs::EnvironmentPtr parent, child, second, opened;
-    cold.push_back(milliseconds([&] {
-      parent = create();
-      run(*parent, ":");
-    }));
-    for (const std::string& command : prefix) run(*parent, command);
-    builtin.push_back(milliseconds([&] { run(*parent, ":"); }));
-    external.push_back(milliseconds([&] { run(*parent, "/bin/true"); }));
-    fork.push_back(milliseconds([&] {
-      child = common::await<envs::Fork>([&](auto done) { parent->fork(std::move(done)); }).child;
-      run(*child, ":");
-    }));
-    again.push_back(milliseconds([&] {
-      second = create();
-      for (const std::string& command : prefix) run(*second, command);
-      run(*second, ":");
-    }));
-    envs::SnapshotId id;
-    snapshot.push_back(milliseconds([&] {
-      id = common::await<envs::SnapshotId>([&](auto done) { parent->snapshot(std::move(done)); });
-    }));
-    open.push_back(milliseconds([&] {
-      opened = common::await<envs::EnvironmentPtr>(
-          [&](auto done) { backend->open(id, std::move(done)); });
-      run(*opened, ":");
-    }));
-    bar.update(i + 1, "");
-  }
-  bar.finish("");
-  Json figures = {{"kind", "value"},
-                  {"cold_start_ms", spread(cold)},
-                  {"command_round_trip_ms", spread(external)},
-                  {"builtin_round_trip_ms", spread(builtin)},
-                  {"value_fork_ms", spread(fork)},
-                  {"reexecute_ms", spread(again)},
-                  {"snapshot_ms", spread(snapshot)},
-                  {"open_ms", spread(open)}};
-  if (!fork.empty()) {
-    figures["ratio_reexecute"] = figures["reexecute_ms"]["median"].get<double>() /
-                                 figures["value_fork_ms"]["median"].get<double>();
-  }
-  return figures;
-}
 
 Json bench_learner(const learner::LearnerBench& bench) {
   common::Config config;
@@ -177,7 +78,8 @@ Json bench_rollout(int trees, bool deterministic) {
 void add_bench_command(CLI::App& app, int& exit_code) {
   struct Arguments {
     bool json = false, deterministic = false;
-    int repetitions = 50, trees = 32;
+    int trees = 32;
+    ForkBench fork;
     learner::LearnerBench learner;
   };
   auto arguments = std::make_shared<Arguments>();
@@ -192,16 +94,24 @@ void add_bench_command(CLI::App& app, int& exit_code) {
       policy::set_torch_threads(1);
       Json figures = work();
       figures["machine"] = describe_machine();
+      figures["command_line"] = command_line();
       print_figures(figures, arguments->json);
       exit_code = common::stop_requested() ? common::kExitInterrupted : common::kExitOk;
     });
     return command;
   };
-  add("fork", "Sandboxes: cold start, commands, fork, snapshot; baseline: re-executing the prefix",
-      [arguments] { return bench_fork(arguments->repetitions); })
-      ->add_option("-n,--repetitions", arguments->repetitions, "rounds")
+  CLI::App* fork =
+      add("fork", "Sandboxes: fork, cold start, commands, snapshots, memory, and their baselines",
+          [arguments] { return bench_fork(arguments->fork); });
+  fork->add_option("-n,--repetitions", arguments->fork.repetitions, "rounds of each figure")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
+  fork->add_option("--kept", arguments->fork.kept, "forks kept while their memory is measured")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  fork->add_option("--only", arguments->fork.only, "parts to measure (default: all)")
+      ->check(CLI::IsMember(fork_bench_parts()))
+      ->delimiter(',');
   CLI::App* learner =
       add("learner", "One forward and backward pass: packed trees against linearised paths",
           [arguments] { return bench_learner(arguments->learner); });
