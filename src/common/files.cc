@@ -2,6 +2,7 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -15,6 +16,9 @@
 namespace espalier::common {
 namespace fs = std::filesystem;
 namespace {
+
+constexpr int kTempDirAttempts = 16;
+constexpr size_t kTempDirSuffix = 6;  // mkdtemp's XXXXXX
 
 [[noreturn]] void fail(const char* operation, const fs::path& path, int error) {
   throw StoreError(std::string(operation) + " " + path.string() + ": " +
@@ -134,13 +138,44 @@ void AppendFile::sync() {
   if (::fdatasync(fd_) != 0 && errno != EINVAL) fail("fdatasync", path_, errno);
 }
 
-TempDir::TempDir(std::string_view prefix) {
+namespace {
+
+fs::path temp_base() {
   std::error_code error;
   fs::path base = fs::temp_directory_path(error);
-  if (error) base = "/tmp";
-  std::string name = (base / (std::string(prefix) + ".XXXXXX")).string();
-  if (::mkdtemp(name.data()) == nullptr) fail("create temporary directory", name, errno);
-  path_ = name;
+  return error ? fs::path("/tmp") : base;
+}
+
+/// espalier….PID.XXXXXX
+bool is_temp_dir_name(const std::string& name) {
+  const size_t suffix = name.rfind('.');
+  if (!name.starts_with("espalier") || suffix == std::string::npos || suffix == 0 ||
+      name.size() - suffix - 1 != kTempDirSuffix)
+    return false;
+  const size_t pid = name.rfind('.', suffix - 1);
+  return pid != std::string::npos && pid + 1 < suffix &&
+         name.find_first_not_of("0123456789", pid + 1) == suffix;
+}
+
+}  // namespace
+
+TempDir::TempDir(std::string_view prefix) {
+  const std::string form =
+      (temp_base() / (std::string(prefix) + "." + std::to_string(::getpid()) + ".XXXXXX")).string();
+  // A sweep may come between making and locking: then once more.
+  for (int attempt = 0; attempt < kTempDirAttempts; ++attempt) {
+    std::string name = form;
+    if (::mkdtemp(name.data()) == nullptr) fail("create temporary directory", name, errno);
+    lock_ = ::open(name.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (lock_ >= 0) ::flock(lock_, LOCK_EX);
+    struct stat status {};
+    if (::stat(name.c_str(), &status) == 0) {
+      path_ = name;
+      return;
+    }
+    if (lock_ >= 0) ::close(lock_);
+  }
+  fail("create temporary directory", form, ENOENT);
 }
 
 TempDir TempDir::at(fs::path path) { return TempDir(Exact{std::move(path)}); }
@@ -150,6 +185,28 @@ TempDir::TempDir(Exact exact) : path_(std::move(exact.path)) {
   if (::mkdir(path_.c_str(), 0700) != 0) fail("create directory", path_, errno);
 }
 
-TempDir::~TempDir() { remove_entry(AT_FDCWD, path_.c_str()); }
+TempDir::~TempDir() {
+  remove_entry(AT_FDCWD, path_.c_str());
+  if (lock_ >= 0) ::close(lock_);
+}
+
+std::vector<fs::path> sweep_temp_dirs(bool remove) {
+  std::vector<fs::path> abandoned;
+  std::error_code ignored;
+  for (const auto& entry : fs::directory_iterator(temp_base(), ignored)) {
+    const std::string name = entry.path().filename();
+    if (!is_temp_dir_name(name)) continue;
+    const int fd = ::open(entry.path().c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    if (fd < 0) continue;
+    struct stat status {};
+    if (::fstat(fd, &status) == 0 && status.st_uid == ::geteuid() &&
+        ::flock(fd, LOCK_EX | LOCK_NB) == 0) {
+      abandoned.push_back(entry.path());
+      if (remove) remove_entry(AT_FDCWD, entry.path().c_str());
+    }
+    ::close(fd);
+  }
+  return abandoned;
+}
 
 }  // namespace espalier::common

@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace espalier::common {
 
@@ -33,7 +34,8 @@ class AppendFile {
 };
 
 /// A directory of its own under the system's temporary directory, removed with everything in it
-/// (also files without permissions) when the object goes.
+/// (also files without permissions) when the object goes, or, when the process was killed, by a
+/// later sweep_temp_dirs(). Holds one file descriptor.
 class TempDir {
  public:
   explicit TempDir(std::string_view prefix = "espalier");
@@ -51,6 +53,10 @@ class TempDir {
   explicit TempDir(Exact exact);
 
   std::filesystem::path path_;
+  int lock_ = -1;  // the directory, locked: its owner lives
 };
+
+/// The TempDirs of processes of this user that are gone; with `remove`, removes them.
+std::vector<std::filesystem::path> sweep_temp_dirs(bool remove);
 
 }  // namespace espalier::common

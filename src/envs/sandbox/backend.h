@@ -20,6 +20,7 @@ struct SandboxOptions {
   uint64_t delay_seed = 0;
   bool force_disk_upper =
       false;  // keep written files on disk, as on kernels whose tmpfs lacks user xattrs
+  bool force_rlimits = false;  // use no control groups, as on machines that have none to use
 };
 
 /// Starts the supervisor process and builds the base of all sandboxes (tens of milliseconds).

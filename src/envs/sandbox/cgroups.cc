@@ -1,11 +1,9 @@
 #include "envs/sandbox/cgroups.h"
 
 #include <fcntl.h>
-#include <signal.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <atomic>
 #include <cerrno>
 #include <cmath>
 #include <cstring>
@@ -14,6 +12,7 @@
 #include <sstream>
 
 #include "common/error.h"
+#include "envs/sandbox/leftovers.h"
 
 namespace espalier::envs::sandbox {
 namespace {
@@ -91,7 +90,7 @@ fs::path own_directory(const Mount& mount, const std::string& path) {
 
 /// True when a group can be made here and takes processes.
 bool usable(const fs::path& directory, const std::string& needed_file) {
-  fs::path probe = directory / ("espalier-probe-" + std::to_string(getpid()));
+  fs::path probe = directory / (kGroupPrefix + owner_tag() + "-probe");
   if (mkdir(probe.c_str(), 0755) && errno != EEXIST) return false;
   bool done = access((probe / needed_file).c_str(), W_OK) == 0 &&
               access((probe / "cgroup.procs").c_str(), W_OK) == 0;
@@ -159,21 +158,36 @@ void add_v2(const Mount& mount, const std::map<std::string, std::string>& paths,
   }
 }
 
-/// Removes groups that a killed trainer left behind.
-void sweep(const fs::path& directory) {
-  std::error_code ignored;
-  for (const auto& entry : fs::directory_iterator(directory, ignored)) {
-    std::string name = entry.path().filename();
-    if (name.rfind("espalier-", 0) != 0) continue;
-    int pid = std::atoi(name.c_str() + 9);
-    if (pid > 0 && kill(pid, 0) && errno == ESRCH) rmdir(entry.path().c_str());
-  }
+void set_limit(const fs::path& directory, const char* file, const std::string& value) {
+  if (!write_file(directory / file, value))
+    throw_errno("write " + value + " to " + (directory / file).string());
 }
 
-/// Two pools of one process must not meet in a group.
-std::string next_group_name(uint64_t number, const void* pool) {
-  return "espalier-" + std::to_string(getpid()) + "-" +
-         std::to_string(reinterpret_cast<uintptr_t>(pool) >> 4) + "-" + std::to_string(number);
+void limit_memory(const CgroupSite& site, const fs::path& directory, const Limits& limits) {
+  // Files lie in memory: the file system's cap comes on top, so that a full disk is ENOSPC, not
+  // death.
+  auto bytes = std::to_string(limits.memory_bytes + limits.disk_bytes);
+  set_limit(directory, limit_file("memory", site.v2), bytes);
+  // Neither file is there on a kernel without swap accounting.
+  write_file(directory / (site.v2 ? "memory.swap.max" : "memory.memsw.limit_in_bytes"),
+             site.v2 ? "0" : bytes);
+}
+
+void limit_cpus(const CgroupSite& site, const fs::path& directory, double cpus) {
+  auto quota = std::to_string(uint64_t(std::llround(cpus * double(kCpuPeriodUs))));
+  auto period = std::to_string(kCpuPeriodUs);
+  if (site.v2) return set_limit(directory, "cpu.max", quota + " " + period);
+  if (read_text(directory / "cpu.cfs_period_us") != period + "\n")
+    set_limit(directory, "cpu.cfs_period_us", period);
+  set_limit(directory, "cpu.cfs_quota_us", quota);
+}
+
+void limit_group(const CgroupSite& site, const fs::path& directory, const Limits& limits) {
+  if (site.has("memory") && limits.memory_bytes) limit_memory(site, directory, limits);
+  // Two more: init and the shell.
+  if (site.has("pids") && limits.pids)
+    set_limit(directory, "pids.max", std::to_string(limits.pids + 2));
+  if (site.has("cpu") && limits.cpus > 0) limit_cpus(site, directory, limits.cpus);
 }
 
 }  // namespace
@@ -199,9 +213,12 @@ std::vector<CgroupSite> find_cgroup_sites(std::vector<std::string>* missing) {
   return sites;
 }
 
-CgroupPool::CgroupPool() : sites_(find_cgroup_sites(nullptr)) {
+CgroupPool::CgroupPool(bool enabled) {
+  if (enabled) sites_ = find_cgroup_sites(nullptr);
+  // Two pools of one process must not meet in a group.
+  prefix_ = kGroupPrefix + owner_tag() + "-" +
+            std::to_string(reinterpret_cast<uintptr_t>(this) >> 4) + "-";
   for (const auto& site : sites_) {
-    sweep(site.directory);
     memory_ = memory_ || site.has("memory");
     pids_ = pids_ || site.has("pids");
   }
@@ -225,38 +242,37 @@ std::unique_ptr<Cgroup> CgroupPool::take(const Limits& limits) {
   return group;
 }
 
+bool CgroupPool::joined_late(const CgroupSite& site) const {
+  return !site.v2 && site.controllers == "cpu" && &site != &sites_.front();
+}
+
 std::unique_ptr<Cgroup> CgroupPool::make(const Limits& limits) {
   auto group = std::make_unique<Cgroup>();
-  std::string name = next_group_name(next_++, this);
+  std::string name = prefix_ + std::to_string(next_++);
   for (const auto& site : sites_) {
     fs::path directory = site.directory / name;
     if (mkdir(directory.c_str(), 0755)) throw_errno("make the control group " + directory.string());
     group->directories.push_back(directory);
-    auto set = [&](const char* file, const std::string& value) {
-      if (!write_file(directory / file, value))
-        throw_errno("write " + value + " to " + (directory / file).string());
-    };
-    // Files lie in memory: the file system's cap comes on top, so that a full disk is ENOSPC, not
-    // death.
-    if (site.has("memory") && limits.memory_bytes)
-      set(limit_file("memory", site.v2), std::to_string(limits.memory_bytes + limits.disk_bytes));
-    if (site.has("memory") && site.v2) write_file(directory / "memory.swap.max", "0");
-    // Two more: init and the shell.
-    if (site.has("pids") && limits.pids) set("pids.max", std::to_string(limits.pids + 2));
-    if (site.has("cpu") && limits.cpus > 0) {
-      auto quota = std::to_string(uint64_t(std::llround(limits.cpus * double(kCpuPeriodUs))));
-      if (site.v2) {
-        set("cpu.max", quota + " " + std::to_string(kCpuPeriodUs));
-      } else {
-        set("cpu.cfs_period_us", std::to_string(kCpuPeriodUs));
-        set("cpu.cfs_quota_us", quota);
-      }
-    }
+    limit_group(site, directory, limits);
     Fd procs(open((directory / "cgroup.procs").c_str(), O_WRONLY | O_CLOEXEC));
     if (!procs) throw_errno("open " + (directory / "cgroup.procs").string());
-    group->procs.push_back(std::move(procs));
+    (joined_late(site) ? group->late_procs : group->procs).push_back(std::move(procs));
   }
   return group;
+}
+
+void CgroupPool::complete(const Cgroup& group) {
+  if (group.late_procs.empty()) return;
+  std::istringstream members(read_text(group.directories.front() / "cgroup.procs"));
+  for (std::string pid; members >> pid;)
+    for (const Fd& procs : group.late_procs)
+      if (write(procs.get(), pid.data(), pid.size()) < 0 && errno != ESRCH)
+        throw_errno("move process " + pid + " into a control group");
+}
+
+void CgroupPool::kill(const Cgroup& group) {
+  for (size_t i = 0; i < sites_.size(); ++i)
+    if (sites_[i].v2) write_file(group.directories[i] / "cgroup.kill", "1");
 }
 
 void CgroupPool::give_back(const Limits& limits, std::unique_ptr<Cgroup> group) {

@@ -13,6 +13,9 @@
 
 namespace espalier::envs::sandbox {
 
+/// Every group's name begins with this, followed by its owner's tag (leftovers.h).
+inline constexpr const char* kGroupPrefix = "espalier-";
+
 /// Where groups can be made: one directory a v1 hierarchy, one directory for v2.
 struct CgroupSite {
   std::string controllers;          // comma-separated: "memory", "memory,pids,cpu"
@@ -27,14 +30,18 @@ std::vector<CgroupSite> find_cgroup_sites(std::vector<std::string>* missing);
 
 /// The groups of one sandbox, made for the limits they were taken with.
 struct Cgroup {
-  std::vector<std::filesystem::path> directories;
-  std::vector<Fd> procs;  // cgroup.procs of each, open for writing
+  std::vector<std::filesystem::path> directories;  // one a site
+  std::vector<Fd> procs;  // cgroup.procs, open for writing, of those joined at birth
+  // The rest: v1's cpu hierarchy. A process that moves itself there loses its turn on the processor
+  // (2 ms where others want it); moved from outside while it sleeps, it does not notice.
+  std::vector<Fd> late_procs;
 };
 
 /// Makes, reuses and removes groups. Thread contract: one thread at a time.
 class CgroupPool {
  public:
-  CgroupPool();
+  /// Not enabled: as on a machine without usable controllers.
+  explicit CgroupPool(bool enabled = true);
   ~CgroupPool();
   CgroupPool(const CgroupPool&) = delete;
   CgroupPool& operator=(const CgroupPool&) = delete;
@@ -43,6 +50,11 @@ class CgroupPool {
   bool limits_processes() const { return pids_; }
   /// Null where the machine has no usable controller. Errors: SandboxError.
   std::unique_ptr<Cgroup> take(const Limits& limits);
+  /// Moves every process of the group into the hierarchies that are not joined at birth. Errors:
+  /// SandboxError.
+  void complete(const Cgroup& group);
+  /// Kills every process of the group, where the kernel can (v2).
+  void kill(const Cgroup& group);
   /// For the next sandbox, once every process of this one is gone.
   void give_back(const Limits& limits, std::unique_ptr<Cgroup> group);
 
@@ -51,8 +63,10 @@ class CgroupPool {
   static Key key(const Limits& limits);
   std::unique_ptr<Cgroup> make(const Limits& limits);
   void remove(const Cgroup& group);
+  bool joined_late(const CgroupSite& site) const;
 
   std::vector<CgroupSite> sites_;
+  std::string prefix_;  // of this pool's groups
   bool memory_ = false;
   bool pids_ = false;
   uint64_t next_ = 0;

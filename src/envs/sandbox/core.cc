@@ -10,6 +10,7 @@
 #include "common/error.h"
 #include "envs/sandbox/flattener.h"
 #include "envs/sandbox/host_identity.h"
+#include "envs/sandbox/leftovers.h"
 #include "envs/sandbox/sandbox.h"
 
 namespace espalier::envs::sandbox {
@@ -37,8 +38,10 @@ Core::Core(SandboxOptions options_)
     : options(with_raised_file_limit(options_)),
       scratch(std::in_place, "espalier-sandbox"),
       spawner({options.uid_base, options.force_disk_upper, scratch->path()}),
+      cgroups(!options.force_rlimits),
       flattener(std::make_unique<Flattener>(this)) {
   if (!spawner.disk_upper()) scratch.reset();
+  worker.post([] { sweep_leftovers(true); });
   post([this] { spawner.attach(&reactor); });
 }
 

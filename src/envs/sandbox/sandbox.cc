@@ -162,6 +162,12 @@ void Sandbox::started_with(std::vector<Fd> fds) {
 
 void Sandbox::maybe_started() {
   if (!started_ || !shell_ready_ || !pidfd_) return;
+  try {
+    if (cgroup_) core_->cgroups.complete(*cgroup_);
+  } catch (const common::Error& e) {
+    kill(nullptr);
+    return fail(e.what());
+  }
   output_buffer_.take();
   last_exit_code_ = seed_.last_exit_code;
   core_->flattener->consider(seed_);
@@ -410,6 +416,7 @@ void Sandbox::kill(std::function<void()> gone) {
   if (killed_) return;
   killed_ = true;
   if (pidfd_) syscall(SYS_pidfd_send_signal, pidfd_.get(), SIGKILL, nullptr, 0);
+  if (cgroup_) core_->cgroups.kill(*cgroup_);
   fail("the sandbox was closed");
 }
 
