@@ -187,10 +187,12 @@ std::vector<Key> eval_and_trainer_keys() {
 std::vector<Key> env_keys() {
   return {
       {KEY(env.network), {}, "Whether tasks reach the network"},
-      {KEY(env.memory_mb), between(8, 1048576), "Memory of an environment, MiB"},
-      {KEY(env.disk_mb), between(1, 1048576), "What an environment may write, MiB"},
+      {KEY(env.memory_mb), between(8, 1048576),
+       "Memory of an environment whose task does not say, MiB"},
+      {KEY(env.disk_mb), between(1, 1048576),
+       "What an environment whose task does not say may write, MiB"},
       {KEY(env.pids), between(4, 100000), "Processes of an environment"},
-      {KEY(env.cpus), above_zero(4096), "Cores of an environment"},
+      {KEY(env.cpus), above_zero(4096), "Cores of an environment whose task does not say"},
       {KEY(env.snapshots), {}, "Write a durable snapshot at every branching"},
       {KEY(env.inject_delay_ms), between(0, 60000),
        "Random delay of command completion up to this; for tests of determinism"},

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "common/error.h"
+#include "envs/limits.h"
 #include "rollout/suspend.h"
 
 namespace espalier::rollout {
@@ -144,7 +145,7 @@ void Session::replay_once() {
   adopt(timed<envs::EnvironmentPtr>([&](common::Completion<envs::EnvironmentPtr> done) {
     if (step) return shared_.parts.backend->open({step->snapshot}, std::move(done));
     envs::EnvironmentSpec spec = tree_.request().task->environment;
-    spec.limits = shared_.options.limits;
+    spec.limits = envs::limits_of_task(spec.limits, shared_.options.limits);
     spec.network = spec.network && shared_.options.network;
     shared_.parts.backend->create(std::move(spec), std::move(done));
   }));

@@ -5,10 +5,15 @@
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <chrono>
 #include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <memory>
 #include <string>
+#include <thread>
+#include <vector>
 
 #include "common/error.h"
 #include "common/files.h"
@@ -59,6 +64,29 @@ inline void write_host_file(const std::filesystem::path& path, const std::string
   std::filesystem::create_directories(path.parent_path());
   common::write_file_atomically(path, content);
   chmod(path.c_str(), mode);
+}
+
+/// Processes of this machine with this command line, words joined by blanks.
+inline std::vector<pid_t> host_processes(const std::string& command_line) {
+  std::vector<pid_t> found;
+  std::error_code ignored;
+  for (const auto& entry : std::filesystem::directory_iterator("/proc", ignored)) {
+    const std::string name = entry.path().filename();
+    if (name.find_first_not_of("0123456789") != std::string::npos) continue;
+    std::ifstream file(entry.path() / "cmdline", std::ios::binary);
+    std::string words((std::istreambuf_iterator<char>(file)), {});
+    std::replace(words.begin(), words.end(), '\0', ' ');
+    if (words == command_line + " ") found.push_back(std::stoi(name));
+  }
+  return found;
+}
+/// Waits until none is left; false after ten seconds.
+inline bool gone_from_host(const std::string& command_line) {
+  for (int i = 0; i < 1000; ++i) {
+    if (host_processes(command_line).empty()) return true;
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+  return false;
 }
 
 /// A tests directory whose test.sh is `script`, judged.

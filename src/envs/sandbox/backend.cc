@@ -3,6 +3,7 @@
 #include "common/error.h"
 #include "envs/sandbox/flattener.h"
 #include "envs/sandbox/host_identity.h"
+#include "envs/limits.h"
 #include "envs/sandbox/layer_cache.h"
 #include "envs/sandbox/local_environment.h"
 #include "envs/sandbox/snapshot.h"
@@ -25,6 +26,11 @@ class SandboxBackend : public Backend {
       return refuse(done, "start a sandbox: image '" + spec.image +
                               "'; this backend has the image 'host' only");
     if (full()) return refuse(done, too_many());
+    try {
+      check_limits(spec.limits, !core_->spawner.disk_upper());
+    } catch (const common::TaskError&) {
+      return core_->post([done, error = std::current_exception()] { done(error); });
+    }
     files_.get(spec, [core = core_, spec, done](common::Result<LayerPtr> layer) {
       if (!layer.ok()) return done(layer.error());
       SandboxSeed seed;

@@ -4,10 +4,12 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cmath>
 #include <cstring>
 #include <fstream>
+#include <limits>
 #include <set>
 #include <sstream>
 
@@ -211,6 +213,23 @@ std::vector<CgroupSite> find_cgroup_sites(std::vector<std::string>* missing) {
                                      ? ": no cgroup file system is mounted"
                                      : ": no hierarchy of it is writable for this process"));
   return sites;
+}
+
+size_t own_memory_limit() {
+  size_t least = std::numeric_limits<size_t>::max();
+  auto note = [&](const std::string& text) {  // "max" is not a number
+    if (size_t bytes = std::strtoull(text.c_str(), nullptr, 10)) least = std::min(least, bytes);
+  };
+  auto paths = own_paths();
+  for (const Mount& mount : cgroup_mounts()) {
+    const std::string hierarchy = mount.v2 ? "" : "memory";
+    if (!paths.count(hierarchy) || (!mount.v2 && !mount.options.count("memory"))) continue;
+    for (fs::path group = own_directory(mount, paths[hierarchy]);; group = group.parent_path()) {
+      note(read_text(group / limit_file("memory", mount.v2)));
+      if (group == mount.point || !group.has_relative_path()) break;
+    }
+  }
+  return least;
 }
 
 CgroupPool::CgroupPool(bool enabled) {

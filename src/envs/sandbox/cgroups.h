@@ -28,6 +28,9 @@ struct CgroupSite {
 /// `missing` (may be null) gets a line for each one that it may not, with the reason.
 std::vector<CgroupSite> find_cgroup_sites(std::vector<std::string>* missing);
 
+/// What the groups that this process is in leave it of memory; the largest number where none says.
+size_t own_memory_limit();
+
 /// The groups of one sandbox, made for the limits they were taken with.
 struct Cgroup {
   std::vector<std::filesystem::path> directories;  // one a site

@@ -78,9 +78,10 @@ void restrict_clone(const Filter& filter) {
 void restrict_sockets(const Filter& filter) {
   // Allowed: UNIX 1, INET 2, INET6 10, NETLINK 16. A network namespace does not contain AF_VSOCK.
   auto refuse = [&](scmp_compare compare, uint64_t family) {
-    check(seccomp_rule_add(filter.get(), SCMP_ACT_ERRNO(EAFNOSUPPORT), SCMP_SYS(socket), 1,
-                           SCMP_A0_32(compare, uint32_t(family))),
-          "socket");
+    for (int call : {SCMP_SYS(socket), SCMP_SYS(socketpair)})
+      check(seccomp_rule_add(filter.get(), SCMP_ACT_ERRNO(EAFNOSUPPORT), call, 1,
+                             SCMP_A0_32(compare, uint32_t(family))),
+            "socket");
   };
   for (uint64_t family : {0, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 14, 15}) refuse(SCMP_CMP_EQ, family);
   refuse(SCMP_CMP_GT, AF_NETLINK);
