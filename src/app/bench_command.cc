@@ -1,10 +1,11 @@
-// espalier bench fork|learner|rollout: figures with machine, versions and n.
+// espalier bench fork|soak|learner|rollout: figures with machine, versions and n.
 #include <fmt/core.h>
 
 #include <functional>
 
 #include "app/bench_figures.h"
 #include "app/bench_fork.h"
+#include "app/bench_soak.h"
 #include "app/collect.h"
 #include "app/commands.h"
 #include "app/machine.h"
@@ -80,6 +81,7 @@ void add_bench_command(CLI::App& app, int& exit_code) {
     bool json = false, deterministic = false;
     int trees = 32;
     ForkBench fork;
+    Soak soak;
     learner::LearnerBench learner;
   };
   auto arguments = std::make_shared<Arguments>();
@@ -97,6 +99,8 @@ void add_bench_command(CLI::App& app, int& exit_code) {
       figures["command_line"] = command_line();
       print_figures(figures, arguments->json);
       exit_code = common::stop_requested() ? common::kExitInterrupted : common::kExitOk;
+      if (figures.contains("leaks") && !figures["leaks"].empty())
+        exit_code = common::kExitCheckFailed;
     });
     return command;
   };
@@ -112,6 +116,17 @@ void add_bench_command(CLI::App& app, int& exit_code) {
   fork->add_option("--only", arguments->fork.only, "parts to measure (default: all)")
       ->check(CLI::IsMember(fork_bench_parts()))
       ->delimiter(',');
+  CLI::App* soak = add("soak", "Many forks and starts, after which nothing may be left",
+                       [arguments] { return run_soak(arguments->soak); });
+  soak->add_option("--forks", arguments->soak.forks, "forks")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  soak->add_option("--starts", arguments->soak.starts, "cold starts")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  soak->footer(
+      "Exit code 4 when processes, mounts, descriptors or control groups are left, or over "
+      "5 % of memory.");
   CLI::App* learner =
       add("learner", "One forward and backward pass: packed trees against linearised paths",
           [arguments] { return bench_learner(arguments->learner); });

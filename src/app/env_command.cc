@@ -7,6 +7,7 @@
 
 #include "app/commands.h"
 #include "app/env_check.h"
+#include "app/env_clean.h"
 #include "app/env_shell.h"
 #include "app/session.h"
 #include "common/error.h"
@@ -223,6 +224,24 @@ void add_transcripts(CLI::App& env, int& exit_code) {
   command->callback([arguments, &exit_code] { exit_code = transcripts(*arguments); });
 }
 
+// ---- clean ----
+
+void add_clean(CLI::App& env, int& exit_code) {
+  struct Arguments {
+    bool dry_run = false, as_json = false;
+  };
+  auto arguments = std::make_shared<Arguments>();
+  CLI::App* command = env.add_subcommand(
+      "clean", "Remove what killed processes left: control groups, temporary directories");
+  command->add_flag("-n,--dry-run", arguments->dry_run, "list only");
+  command->add_flag("--json", arguments->as_json, "machine-readable");
+  command->footer(
+      "Every start of sandboxes does this too. Nothing of a living process is touched.");
+  command->callback([arguments, &exit_code] {
+    exit_code = run_env_clean(arguments->dry_run, arguments->as_json);
+  });
+}
+
 }  // namespace
 
 void add_env_command(CLI::App& app, int& exit_code) {
@@ -233,6 +252,7 @@ void add_env_command(CLI::App& app, int& exit_code) {
   add_shell(*env, exit_code);
   add_check(*env, exit_code);
   add_transcripts(*env, exit_code);
+  add_clean(*env, exit_code);
 }
 
 }  // namespace espalier::app
