@@ -5,7 +5,6 @@
 namespace espalier::envs::testing {
 namespace {
 
-using ::testing::AnyOf;
 using ::testing::HasSubstr;
 
 TEST_P(Conformance, AGigabyteOfOutputIsBounded) {
@@ -61,11 +60,10 @@ TEST_P(Conformance, ACommandMayCloseItsStandardStreams) {
 }
 
 TEST_P(Conformance, ACommandLineOfFourMegabytes) {
-  const std::string long_text(size_t{4} << 20, 'x');
-  EXPECT_EQ(output_of(*environment_, ": " + long_text + "; echo kept"), "kept\n");
-  Observation seen = run(*environment_, "/bin/echo " + long_text);
-  EXPECT_EQ(seen.exit_code, 126);
+  Observation seen = run(
+      *environment_, "x=" + std::string(size_t{4} << 20, 'x') + "; /bin/echo $x; echo $? ${#x}");
   EXPECT_THAT(seen.output, HasSubstr("Argument list too long"));
+  EXPECT_THAT(seen.output, HasSubstr("\n126 4194304\n"));
   EXPECT_EQ(output_of(*environment_, "echo on"), "on\n");
 }
 
@@ -79,8 +77,8 @@ TEST_P(Conformance, CommandsThatAreNotText) {
 }
 
 TEST_P(Conformance, EndlessRecursionEndsTheSessionAtMost) {
-  Observation seen = run(*environment_, "f() { f; }; f", 60);
-  EXPECT_NE(seen.exit_code, 0);
+  Observation seen = run(*environment_, "f() { f; }; f", 1);
+  EXPECT_TRUE(seen.timed_out || seen.shell_exited);
   EXPECT_EQ(output_of(*create(), "echo new"), "new\n");
 }
 

@@ -167,6 +167,8 @@ for family in families:
         if libc.socketpair(family, kind, 0, pair) >= 0: print('pair', family, kind, 'ALLOWED')
         elif ctypes.get_errno() != errno.EAFNOSUPPORT: print('pair', family, 'PASSED THE FILTER', ctypes.get_errno())
 call('vsock', 41, 40, 1, 0)
+call('vsock_high', 41, ctypes.c_ulong(1 << 32 | 40), 1, 0)
+call('alg_high', 41, ctypes.c_ulong(1 << 63 | 38), 5, 0)
 call('packet', 41, 17, 3, 0)
 call('raw', 41, 2, 3, 1)
 import socket
@@ -176,7 +178,7 @@ print('rest', 'USABLE')
 )");
   EXPECT_THAT(seen, Not(HasSubstr("ALLOWED")));
   EXPECT_THAT(seen, Not(HasSubstr("PASSED THE FILTER")));
-  expect_refused(seen, {"vsock", "packet"}, "EAFNOSUPPORT");
+  expect_refused(seen, {"vsock", "vsock_high", "alg_high", "packet"}, "EAFNOSUPPORT");
   expect_refused(seen, {"raw"}, "EPERM");
   expect_refused(seen, {"rest"}, "USABLE");
 }

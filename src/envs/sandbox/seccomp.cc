@@ -77,10 +77,11 @@ void restrict_clone(const Filter& filter) {
 
 void restrict_sockets(const Filter& filter) {
   // Allowed: UNIX 1, INET 2, INET6 10, NETLINK 16. A network namespace does not contain AF_VSOCK.
+  // The comparison is of all 64 bits: what hides a family under high bits is greater than NETLINK.
   auto refuse = [&](scmp_compare compare, uint64_t family) {
     for (int call : {SCMP_SYS(socket), SCMP_SYS(socketpair)})
       check(seccomp_rule_add(filter.get(), SCMP_ACT_ERRNO(EAFNOSUPPORT), call, 1,
-                             SCMP_A0_32(compare, uint32_t(family))),
+                             SCMP_A0(compare, family)),
             "socket");
   };
   for (uint64_t family : {0, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 14, 15}) refuse(SCMP_CMP_EQ, family);
@@ -89,9 +90,10 @@ void restrict_sockets(const Filter& filter) {
 }
 
 void restrict_ioctl(const Filter& filter) {
-  for (uint32_t request : {uint32_t{TIOCSTI}, uint32_t{TIOCLINUX}})
+  // The kernel looks at the lower half of the argument only: so must the filter.
+  for (uint64_t request : {uint64_t{TIOCSTI}, uint64_t{TIOCLINUX}})
     check(seccomp_rule_add(filter.get(), SCMP_ACT_ERRNO(EPERM), SCMP_SYS(ioctl), 1,
-                           SCMP_A1_32(SCMP_CMP_EQ, request)),
+                           SCMP_A1(SCMP_CMP_MASKED_EQ, 0xffffffff, request)),
           "ioctl");
 }
 

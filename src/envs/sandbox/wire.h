@@ -51,7 +51,7 @@ struct SpawnRequest {
   uint64_t upper_inodes;   // 0: no cap
   uint64_t data_limit;     // RLIMIT_DATA, 0: none
   uint32_t process_limit;  // RLIMIT_NPROC, 0: none
-  uint32_t network;        // 1: the host's network namespace
+  uint32_t network;        // 1: a way out is coming: close all but the public ranges
   uint32_t layer_count;    // uint64_t ids follow, topmost first; the skeleton is implied
   uint32_t reserved;
 };

@@ -4,21 +4,19 @@
 #include <linux/capability.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
-#include <net/if.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "envs/sandbox/init/network.h"
 #include "envs/sandbox/init/spawner.h"
 
 namespace espalier::envs::init {
@@ -35,9 +33,11 @@ constexpr uint64_t kBounding = bit(CAP_CHOWN) | bit(CAP_DAC_OVERRIDE) | bit(CAP_
 // What init itself keeps: it looks into /proc of the agent's processes as well.
 constexpr uint64_t kInit = kBounding | bit(CAP_SYS_PTRACE) | bit(CAP_DAC_READ_SEARCH);
 
-constexpr const char* kMaskedFiles[] = {"proc/kcore",    "proc/keys",       "proc/key-users",
-                                        "proc/kallsyms", "proc/timer_list", "proc/sysrq-trigger",
-                                        "proc/kmsg",     "proc/config.gz"};
+constexpr const char* kMaskedFiles[] = {"proc/kcore",      "proc/keys",        "proc/key-users",
+                                        "proc/kallsyms",   "proc/timer_list",  "proc/sysrq-trigger",
+                                        "proc/kmsg",       "proc/config.gz",   "proc/cmdline",
+                                        "proc/interrupts", "proc/sched_debug", "proc/latency_stats",
+                                        "proc/timer_stats"};
 constexpr const char* kMaskedDirs[] = {"proc/acpi", "proc/scsi"};
 constexpr const char* kReadOnly[] = {"proc/sys", "proc/irq", "proc/bus", "proc/fs"};
 constexpr const char* kSystem[] = {"usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32"};
@@ -47,16 +47,6 @@ bool join_cgroups(const SandboxPlan& plan, Failure* failure) {
   for (size_t i = 0; i < plan.cgroup_count; ++i)
     if (write(plan.cgroup_fds[i], "0", 1) != 1) return failure->set("join a cgroup");
   return unshare(CLONE_NEWCGROUP) == 0 || failure->set("unshare(CLONE_NEWCGROUP)");
-}
-
-/// A fresh network namespace has its loopback down.
-void raise_loopback() {
-  int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-  ifreq request{};
-  memcpy(request.ifr_name, "lo", 3);
-  request.ifr_flags = IFF_UP;
-  if (fd >= 0) ioctl(fd, SIOCSIFFLAGS, &request);
-  if (fd >= 0) close(fd);
 }
 
 /// Everything of the kernel is told to kill this tree first when memory runs out.
@@ -145,11 +135,14 @@ void limit(__rlimit_resource what, uint64_t soft, uint64_t hard) {
   setrlimit(what, &value);
 }
 
-void set_limits(const wire::SpawnRequest& request) {
+void set_limits(const Base& base, const wire::SpawnRequest& request) {
   limit(RLIMIT_CORE, 0, 0);
   limit(RLIMIT_NOFILE, 1024, 4096);
   limit(RLIMIT_MEMLOCK, 1 << 20, 1 << 20);
   limit(RLIMIT_MSGQUEUE, 64 << 10, 64 << 10);
+  // On disk there is no cap on all files together; one on each is better than none.
+  if (base.disk_upper && request.upper_bytes)
+    limit(RLIMIT_FSIZE, request.upper_bytes, request.upper_bytes);
   if (request.data_limit) limit(RLIMIT_DATA, request.data_limit, request.data_limit);
   if (request.process_limit) limit(RLIMIT_NPROC, request.process_limit, request.process_limit);
 }
@@ -187,11 +180,12 @@ void sandbox_main(const Base& base, const SandboxPlan& plan) {
     prctl(PR_SET_NAME, "espalier-init", 0, 0, 0);
     setsid();
     volunteer_for_oom(base);
-    if (!plan.request.network) raise_loopback();
-    done = enter_root(base, plan, &failure) && enter_user_namespace(base, plan, &failure);
+    raise_loopback();
+    done = (!plan.request.network || close_private_routes(&failure)) &&
+           enter_root(base, plan, &failure) && enter_user_namespace(base, plan, &failure);
   }
   if (done) {
-    set_limits(plan.request);
+    set_limits(base, plan.request);
     done = drop_privileges(base, &failure) &&
            (keep_control_only(plan, &control) || failure.set("close descriptors"));
   }

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "envs/sandbox/init/layers.h"
+#include "envs/sandbox/init/network.h"
 
 namespace espalier::envs::init {
 namespace {
@@ -118,8 +119,7 @@ void handle_spawn(int socket, Base* base, const wire::SpawnRequest& request, con
   }
   if (done) {
     out[1] = openat(plan.overlay_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    uint64_t flags =
-        CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS | (request.network ? 0 : CLONE_NEWNET);
+    uint64_t flags = CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWNET;
     pid_t child = sys_clone(flags, &out[0]);
     if (child == 0) sandbox_main(*base, plan);
     done = child > 0 || failure.set("clone the sandbox's first process");
@@ -152,6 +152,7 @@ bool configure(int socket, Base* base, const char* message, size_t size) {
     base->seccomp_length = uint16_t(request.seccomp_bytes / sizeof(sock_filter));
     done = build_base(request, scratch, base, &failure);
   }
+  remember_host_addresses();
   if (done && chdir("/l")) done = failure.set("chdir /l");
   base->skeleton_fd = open("/skel", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   uint32_t flags =
