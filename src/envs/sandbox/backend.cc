@@ -1,9 +1,9 @@
 #include "envs/sandbox/backend.h"
 
 #include "common/error.h"
+#include "envs/limits.h"
 #include "envs/sandbox/flattener.h"
 #include "envs/sandbox/host_identity.h"
-#include "envs/limits.h"
 #include "envs/sandbox/layer_cache.h"
 #include "envs/sandbox/local_environment.h"
 #include "envs/sandbox/snapshot.h"
