@@ -135,14 +135,11 @@ void limit(__rlimit_resource what, uint64_t soft, uint64_t hard) {
   setrlimit(what, &value);
 }
 
-void set_limits(const Base& base, const wire::SpawnRequest& request) {
+void set_limits(const wire::SpawnRequest& request) {
   limit(RLIMIT_CORE, 0, 0);
   limit(RLIMIT_NOFILE, 1024, 4096);
   limit(RLIMIT_MEMLOCK, 1 << 20, 1 << 20);
   limit(RLIMIT_MSGQUEUE, 64 << 10, 64 << 10);
-  // On disk there is no cap on all files together; one on each is better than none.
-  if (base.disk_upper && request.upper_bytes)
-    limit(RLIMIT_FSIZE, request.upper_bytes, request.upper_bytes);
   if (request.data_limit) limit(RLIMIT_DATA, request.data_limit, request.data_limit);
   if (request.process_limit) limit(RLIMIT_NPROC, request.process_limit, request.process_limit);
 }
@@ -185,7 +182,7 @@ void sandbox_main(const Base& base, const SandboxPlan& plan) {
            enter_root(base, plan, &failure) && enter_user_namespace(base, plan, &failure);
   }
   if (done) {
-    set_limits(base, plan.request);
+    set_limits(plan.request);
     done = drop_privileges(base, &failure) &&
            (keep_control_only(plan, &control) || failure.set("close descriptors"));
   }
