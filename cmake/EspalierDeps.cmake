@@ -13,6 +13,7 @@ find_package(HDF5 REQUIRED COMPONENTS C)
 pkg_check_modules(SECCOMP REQUIRED IMPORTED_TARGET libseccomp)
 pkg_check_modules(ARCHIVE REQUIRED IMPORTED_TARGET libarchive)
 pkg_check_modules(ZSTD REQUIRED IMPORTED_TARGET libzstd)
+pkg_check_modules(VTERM REQUIRED IMPORTED_TARGET vterm)
 
 add_library(espalier_hdf5 INTERFACE)
 target_include_directories(espalier_hdf5 SYSTEM INTERFACE ${HDF5_INCLUDE_DIRS})
