@@ -35,6 +35,26 @@ inline Observation run(Environment& environment, const std::string& command,
 inline std::string output_of(Environment& environment, const std::string& command) {
   return run(environment, command).output;
 }
+inline TerminalView type(Environment& environment, const std::string& keys, int at_most_ms = 1000,
+                         int quiet_ms = 0) {
+  Typing typing{keys, std::chrono::milliseconds(at_most_ms), std::chrono::milliseconds(quiet_ms)};
+  return common::await<TerminalView>([&](auto done) { environment.type(typing, std::move(done)); });
+}
+/// Types keys and looks until the screen or the new output has `wanted`, or 30 s are over; output
+/// is all that came meanwhile.
+inline TerminalView type_until(Environment& environment, const std::string& keys,
+                               const std::string& wanted) {
+  TerminalView seen = type(environment, keys, 20);
+  std::string output = seen.output;
+  for (Deadline end = in_seconds(30); Clock::now() < end && !seen.session_ended;) {
+    if (seen.screen.find(wanted) != std::string::npos || output.find(wanted) != std::string::npos)
+      break;
+    seen = type(environment, "", 20);
+    output += seen.output;
+  }
+  seen.output = output;
+  return seen;
+}
 inline Fork fork_of(Environment& environment) {
   return common::await<Fork>([&](auto done) { environment.fork(std::move(done)); });
 }

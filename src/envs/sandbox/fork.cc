@@ -146,6 +146,8 @@ class Forking : public std::enable_shared_from_this<Forking> {
 }  // namespace
 
 void dump_shell(const std::shared_ptr<Sandbox>& sandbox, Completion<std::string> done) {
+  if (sandbox->seed().spec.terminal)
+    throw common::NotForkable("not forkable: the session has a terminal");
   await_quiet(sandbox, kInspections, [=](common::Result<common::Done> quiet) {
     if (!quiet.ok()) return done(quiet.error());
     sandbox->query(dump_names_query(), [=](common::Result<std::string> names) {

@@ -56,6 +56,13 @@ void LocalEnvironment::run(std::string command, Deadline deadline, Completion<Ob
                               });
 }
 
+void LocalEnvironment::type(Typing typing, Completion<TerminalView> done) {
+  post_operation<TerminalView>(state_, std::move(done),
+                               [state = state_, typing = std::move(typing)](auto& done) {
+                                 state->sandbox->type(typing, done);
+                               });
+}
+
 void LocalEnvironment::interrupt() {
   state_->core->post([state = state_] {
     if (!state->closed) state->sandbox->interrupt();

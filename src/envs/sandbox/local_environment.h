@@ -24,6 +24,7 @@ class LocalEnvironment : public Environment {
   ~LocalEnvironment() override;
 
   void run(std::string command, Deadline deadline, Completion<Observation> done) override;
+  void type(Typing typing, Completion<TerminalView> done) override;
   void interrupt() override;
   void fork(Completion<Fork> done) override;
   void snapshot(Completion<SnapshotId> done) override;

@@ -45,6 +45,11 @@ void Sandbox::start(const std::shared_ptr<Core>& core, SandboxSeed seed,
 
 void Sandbox::spawn(Completion<std::shared_ptr<Sandbox>> done) {
   if (core_->closing) throw common::Cancelled("start a sandbox: the backend is closing");
+  if (!seed_.spec.session.empty() && !seed_.spec.terminal)
+    throw common::SandboxError("start " + seed_.spec.session.front() +
+                               " as the session: only a terminal session can be a program of its "
+                               "own; without a terminal it is bash");
+  if (seed_.spec.terminal) terminal::check_size(*seed_.spec.terminal);
   const Limits& limits = seed_.spec.limits;
   upper_ = core_->new_layer();
   cgroup_ = core_->cgroups.take(limits);
@@ -84,7 +89,10 @@ void Sandbox::spawn(Completion<std::shared_ptr<Sandbox>> done) {
                         self->started_with(std::move(r.value().fds));
                       });
   try {
-    start_shell();
+    if (seed_.spec.terminal)
+      start_terminal();
+    else
+      start_shell();
     watch_descriptors();
   } catch (const common::Error& e) {
     kill(nullptr);
@@ -97,10 +105,11 @@ void Sandbox::spawn(Completion<std::shared_ptr<Sandbox>> done) {
 void Sandbox::start_shell() {
   Pipe command = make_pipe(false, true), output = make_pipe(true, false),
        status = make_pipe(true, false);
-  uint32_t agent = core_->spawner.outer_uid(wire::kSandboxAgent);
+  const EnvironmentSpec& spec = seed_.spec;
+  uint32_t user = core_->spawner.outer_uid(spec.root ? wire::kSandboxRoot : wire::kSandboxAgent);
   // Programs reopen these by /dev/stdout; bash reopens its command pipe by /dev/fd.
   for (int fd : {command.read.get(), output.write.get()})
-    if (fchown(fd, agent, core_->spawner.root_mode() ? agent : getegid()))
+    if (fchown(fd, user, core_->spawner.root_mode() ? user : getegid()))
       throw_errno("give a pipe to the sandbox's user");
   std::vector<int> fds = {output.write.get(), command.read.get(), status.write.get()};
   std::vector<int> targets = {1, kShellCommandFd, kShellStatusFd};
@@ -110,10 +119,10 @@ void Sandbox::start_shell() {
     fds.push_back(state.get());
     targets.push_back(kShellStateFd);
   }
-  const EnvironmentSpec& spec = seed_.spec;
-  auto env = environment_strings("/home/agent", {&spec.variables});
-  std::string message = exec_message(wire::kExecShell, targets,
-                                     seed_.restore.empty() ? spec.workdir : "/", shell_argv(), env);
+  auto env = environment_strings(spec.root ? "/root" : "/home/agent", {&spec.variables});
+  uint32_t flags = wire::kExecShell | (spec.root ? uint32_t{wire::kExecAsRoot} : 0);
+  std::string message =
+      exec_message(flags, targets, seed_.restore.empty() ? spec.workdir : "/", shell_argv(), env);
   shell_ticket_ = send_init(std::move(message), fds, [this](common::Result<wire::InitReply> r) {
     if (r.ok() && r.value().error)
       fail("start bash in " + seed_.spec.workdir + ": " + std::strerror(r.value().error));
@@ -141,6 +150,7 @@ void Sandbox::watch_descriptors() {
   auto self = shared_from_this();
   core_->reactor.watch(control_.get(), EPOLLIN,
                        [self](uint32_t events) { self->on_control(events); });
+  if (seed_.spec.terminal) return;
   core_->reactor.watch(output_.get(), EPOLLIN,
                        [self](uint32_t events) { self->on_output(events); });
   core_->reactor.watch(status_.get(), EPOLLIN,
@@ -178,6 +188,8 @@ void Sandbox::maybe_started() {
 
 void Sandbox::run(std::string command, Deadline deadline, Completion<Observation> done) {
   if (!broken_.empty()) return done(sandbox_error("run a command: " + broken_));
+  if (seed_.spec.terminal)
+    return done(sandbox_error("run a command: the session has a terminal; type() is its way in"));
   if (shell_status_) return done(sandbox_error("run a command: the session's shell has ended"));
   running_.emplace();
   running_->mode = Mode::command;
@@ -205,6 +217,7 @@ void Sandbox::query(std::string text, Completion<std::string> done) {
 }
 
 void Sandbox::interrupt() {
+  if (terminal_) terminal_->look();
   if (!running_ || running_->mode != Mode::command || running_->timed_out) return;
   if (running_->timer) core_->reactor.cancel(*running_->timer);
   on_deadline();
@@ -295,6 +308,8 @@ void Sandbox::finish(int exit_code, bool shell_exited) {
 
 void Sandbox::shell_ended(int wait_status) {
   shell_status_ = code_of(wait_status);
+  if (start_timer_) return fail("the session ended at its start");
+  if (terminal_) terminal_->ended(*shell_status_);
   if (!running_ || running_->finishing) return;
   if (running_->mode == Mode::command) return finish(*shell_status_, true);
   if (running_->timer) core_->reactor.cancel(*running_->timer);
@@ -359,7 +374,10 @@ void Sandbox::on_control(uint32_t) {
     wire::InitReply reply;
     if (packet.bytes.size() != sizeof reply) continue;
     std::memcpy(&reply, packet.bytes.data(), sizeof reply);
+    if (!packet.fds.empty()) received_fd_ = std::move(packet.fds.front());
+    packet.fds.clear();
     on_init_reply(reply);
+    received_fd_.reset();
   }
 }
 
@@ -387,6 +405,8 @@ void Sandbox::fail(const std::string& why) {
   auto self = shared_from_this();
   auto error = killed_ ? std::make_exception_ptr(common::Cancelled("the sandbox was closed"))
                        : sandbox_error(why);
+  if (start_timer_) core_->reactor.cancel(*std::exchange(start_timer_, std::nullopt));
+  if (terminal_) terminal_->fail(error);
   if (running_ && !running_->finishing) {
     if (running_->timer) core_->reactor.cancel(*running_->timer);
     Running running = std::move(*running_);
@@ -428,6 +448,7 @@ void Sandbox::on_reaped() {
     if (*fd) core_->reactor.unwatch(fd->get());
     fd->reset();
   }
+  terminal_.reset();
   if (killed_) root_.reset();
   core_->cgroups.give_back(seed_.spec.limits, std::move(cgroup_));
   core_->sandboxes.erase(self);

@@ -12,6 +12,7 @@
 #include "envs/environment.h"
 #include "envs/sandbox/core.h"
 #include "envs/sandbox/output_buffer.h"
+#include "envs/sandbox/terminal_session.h"
 
 namespace espalier::envs::sandbox {
 
@@ -49,6 +50,9 @@ class Sandbox : public std::enable_shared_from_this<Sandbox> {
   int last_exit_code() const { return last_exit_code_; }
 
   void run(std::string command, Deadline deadline, Completion<Observation> done);
+  void type(Typing typing, Completion<TerminalView> done);
+  /// Null without a terminal, and until the session has started.
+  TerminalSession* terminal() const { return terminal_.get(); }
   /// Runs text in the shell that writes its answer to descriptor 201, and gives the answer.
   void query(std::string text, Completion<std::string> done);
   void interrupt();
@@ -87,6 +91,10 @@ class Sandbox : public std::enable_shared_from_this<Sandbox> {
   Sandbox(std::shared_ptr<Core> core, SandboxSeed seed);
   void spawn(Completion<std::shared_ptr<Sandbox>> done);
   void start_shell();
+  void start_terminal();
+  void terminal_started(const wire::InitReply& reply);
+  void await_prompt();
+  void terminal_ready();
   void watch_descriptors();
   void started_with(std::vector<Fd> fds);
   void maybe_started();
@@ -116,7 +124,10 @@ class Sandbox : public std::enable_shared_from_this<Sandbox> {
   std::unique_ptr<Cgroup> cgroup_;
   Fd control_, command_, output_, status_, pidfd_, root_;
   Completion<std::shared_ptr<Sandbox>> started_;
+  Fd received_fd_;  // came with the message from init that is being handled
   bool shell_ready_ = false;
+  std::unique_ptr<TerminalSession> terminal_;
+  std::optional<Reactor::TimerId> start_timer_;  // of a terminal's session
   std::string command_pending_;
   std::string status_text_;
   OutputBuffer output_buffer_;

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "envs/environment.h"
+#include "envs/sandbox/wire.h"
 
 namespace espalier::envs::sandbox {
 
@@ -29,8 +30,10 @@ std::string bytes_of(const T& value) {
   return {reinterpret_cast<const char*>(&value), sizeof value};
 }
 
-/// An ExecRequest (wire.h) without its ticket. Errors: SandboxError when it is too long.
+/// An ExecRequest (wire.h) without its ticket; terminal is for kExecTerminal. Errors: SandboxError
+/// when it is too long.
 std::string exec_message(uint32_t flags, const std::vector<int>& targets, const std::string& cwd,
-                         const std::vector<std::string>& argv, const std::vector<std::string>& env);
+                         const std::vector<std::string>& argv, const std::vector<std::string>& env,
+                         wire::TerminalShape terminal = {});
 
 }  // namespace espalier::envs::sandbox

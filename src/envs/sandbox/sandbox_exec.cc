@@ -55,13 +55,14 @@ bool read_available(int fd, size_t reads, const std::function<void(std::string_v
 }
 
 std::string exec_message(uint32_t flags, const std::vector<int>& targets, const std::string& cwd,
-                         const std::vector<std::string>& argv,
-                         const std::vector<std::string>& env) {
+                         const std::vector<std::string>& argv, const std::vector<std::string>& env,
+                         wire::TerminalShape terminal) {
   wire::ExecRequest request{};
   request.header.op = wire::InitOp::exec;
   request.flags = flags;
   request.fd_count = uint32_t(targets.size());
   std::copy(targets.begin(), targets.end(), request.targets);
+  request.terminal = terminal;
   request.argv_count = uint32_t(argv.size());
   request.env_count = uint32_t(env.size());
   std::string strings = pack_strings({cwd}) + pack_strings(argv) + pack_strings(env);

@@ -100,7 +100,14 @@ enum class InitOp : uint32_t {
 enum ExecFlags : uint32_t {
   kExecShell =
       1,  // the session's shell, its output first of fds: spared by kill(others), seen by inspect
-  kExecAsRoot = 2,  // the sandbox's root instead of the agent
+  kExecAsRoot = 2,    // the sandbox's root instead of the agent
+  kExecTerminal = 4,  // standard descriptors are a new terminal, which the process's session has;
+                      // its master comes with `started`
+};
+
+struct TerminalShape {
+  uint16_t columns;
+  uint16_t rows;
 };
 
 struct InitHeader {
@@ -116,6 +123,7 @@ struct ExecRequest {
   uint32_t argv_count;
   uint32_t env_count;
   uint32_t string_bytes;  // cwd, argv, env: NUL-terminated strings follow
+  TerminalShape terminal;
 };
 
 struct PutRequest {

@@ -17,14 +17,6 @@ constexpr size_t kMaxReplyBytes = 64 * 1024;
 // combined with one another.
 constexpr size_t kArenaBytes = 256 * 1024;
 
-void check(TerminalSize size) {
-  for (int side : {size.columns, size.rows})
-    if (side < 1 || side > kMaxTerminalSide)
-      throw common::SandboxError("a terminal of " + std::to_string(size.columns) + " columns and " +
-                                 std::to_string(size.rows) + " rows: each must be 1 to " +
-                                 std::to_string(kMaxTerminalSide));
-}
-
 VTermAllocatorFunctions kAllocator = {
     [](size_t bytes, void* handle) { return Arena::of(handle).allocate(bytes); },
     [](void* block, void* handle) { Arena::of(handle).release(block); }};
@@ -55,6 +47,14 @@ std::string position_sequence(int row, int column) {
 }
 
 }  // namespace
+
+void check_size(TerminalSize size) {
+  for (int side : {size.columns, size.rows})
+    if (side < 1 || side > kMaxTerminalSide)
+      throw common::SandboxError("a terminal of " + std::to_string(size.columns) + " columns and " +
+                                 std::to_string(size.rows) + " rows: each must be 1 to " +
+                                 std::to_string(kMaxTerminalSide));
+}
 
 struct Screen::State {
   explicit State(TerminalSize size) : grid(size) {}
@@ -140,7 +140,7 @@ VTermPos Screen::State::cursor() const {
 }
 
 Screen::Screen(TerminalSize size) {
-  check(size);
+  check_size(size);
   state_ = std::make_unique<State>(size);
   state_->start();
 }
@@ -151,13 +151,13 @@ Screen::~Screen() = default;
 
 Screen Screen::copy() const {
   auto out = std::make_unique<State>(TerminalSize{1, 1});
-  out->grid = state_->grid;
   out->arena = state_->arena->copy();
   out->vterm = state_->arena->moved(state_->vterm, *out->arena);
   out->replies = state_->replies;
   out->title = state_->title;
   out->visible = state_->visible;
   out->connect();
+  out->grid = state_->grid;  // after connect(), which starts a new pen
   return Screen(std::move(out));
 }
 
@@ -174,7 +174,7 @@ void Screen::feed(std::string_view bytes) {
 std::string Screen::take_replies() { return std::exchange(state_->replies, {}); }
 
 void Screen::resize(TerminalSize size) {
-  check(size);
+  check_size(size);
   state_->grid.resize(size, cursor_row());
   vterm_set_size(state_->vterm, size.rows, size.columns);
 }

@@ -11,6 +11,9 @@ namespace espalier::envs::terminal {
 
 inline constexpr int kMaxTerminalSide = 1000;  // columns or rows
 
+/// Errors: SandboxError when a side is not within 1 .. kMaxTerminalSide.
+void check_size(TerminalSize size);
+
 /// Understands what TERM=xterm-256color says: cursor motion, scroll regions, the alternate screen,
 /// colours, UTF-8 with wide and combining characters. Bytes that are no UTF-8 show as U+FFFD.
 /// Memory does not grow with what is fed: about 20 bytes a cell. Copies share the rows that neither

@@ -19,6 +19,7 @@
 #include <unistd.h>
 
 #include "envs/sandbox/init/pack.h"
+#include "envs/sandbox/init/pty.h"
 #include "envs/sandbox/init/spawner.h"
 
 namespace espalier::envs::init {
@@ -38,16 +39,18 @@ char* g_strings[kMaxStrings + 2];
 Child g_children[kMaxChildren];
 pid_t g_shell = 0;
 char g_shell_output[64];  // the name of what the shell's descriptor 1 was at its start
+bool g_shell_on_terminal = false;
 int g_control = -1;
 bool g_root_mode = false;
 
-void reply(wire::InitOp op, uint32_t ticket, int error, int value, const char* text = "") {
+void reply(wire::InitOp op, uint32_t ticket, int error, int value, const char* text = "",
+           int fd = -1) {
   wire::InitReply out{};
   out.header = {op, ticket};
   out.error = error;
   out.value = value;
   snprintf(out.text, sizeof out.text, "%s", text);
-  if (!send_packet(g_control, &out, sizeof out, nullptr, 0)) _exit(0);
+  if (!send_packet(g_control, &out, sizeof out, &fd, fd < 0 ? 0 : 1)) _exit(0);
 }
 
 void read_link(pid_t pid, int fd, char* out, size_t size) {
@@ -58,11 +61,12 @@ void read_link(pid_t pid, int fd, char* out, size_t size) {
 }
 
 /// In the vforked child: memory is shared, so only system calls.
-[[noreturn]] void become(const wire::ExecRequest& request, const int* fds, const char* cwd,
-                         char** argv, char** env, int* error) {
+[[noreturn]] void become(const wire::ExecRequest& request, const int* fds, const Pty& pty,
+                         const char* cwd, char** argv, char** env, int* error) {
   sigset_t none;
   sigemptyset(&none);
   setsid();
+  if (pty.slave >= 0 && !enter_terminal(pty)) goto failed;
   for (uint32_t i = 0; i < request.fd_count; ++i)
     if (dup2(fds[i], request.targets[i]) < 0) goto failed;
   if (request.flags & wire::kExecAsRoot) {
@@ -89,6 +93,16 @@ Child* free_child() {
   return nullptr;
 }
 
+void remember_shell(pid_t pid, const int* fds, const Pty& pty) {
+  g_shell = pid;
+  g_shell_on_terminal = pty.slave >= 0;
+  struct stat st;
+  if (g_shell_on_terminal)
+    snprintf(g_shell_output, sizeof g_shell_output, "%s", pty.name);
+  else if (fstat(fds[0], &st) == 0)
+    snprintf(g_shell_output, sizeof g_shell_output, "pipe:[%lu]", st.st_ino);
+}
+
 void handle_exec(const char* message, size_t size, const int* fds, size_t fd_count) {
   wire::ExecRequest request;
   memcpy(&request, message, sizeof request);
@@ -108,22 +122,22 @@ void handle_exec(const char* message, size_t size, const int* fds, size_t fd_cou
   env[request.env_count] = nullptr;
   for (uint32_t i = 0; i < request.env_count; ++i)  // execvpe searches our PATH, not the child's
     if (!strncmp(env[i], "PATH=", 5)) setenv("PATH", env[i] + 5, 1);
+  Pty pty;
+  bool owned_by_agent = g_root_mode && !(request.flags & wire::kExecAsRoot);
+  if (request.flags & wire::kExecTerminal &&
+      !open_pty(request.terminal, owned_by_agent ? wire::kSandboxAgent : geteuid(), &pty))
+    return reply(wire::InitOp::started, request.header.ticket, errno, 0, "open a terminal");
   volatile int error = 0;
   pid_t pid = vfork();
-  if (pid == 0) become(request, fds, cwd, argv, env, const_cast<int*>(&error));
-  if (pid < 0) return reply(wire::InitOp::started, request.header.ticket, errno, 0);
-  if (error) {
-    waitpid(pid, nullptr, 0);
-    return reply(wire::InitOp::started, request.header.ticket, error, 0);
+  if (pid == 0) become(request, fds, pty, cwd, argv, env, const_cast<int*>(&error));
+  if (pid < 0) error = errno;
+  if (pid > 0 && error) waitpid(pid, nullptr, 0);
+  if (!error) {
+    *slot = {pid, request.header.ticket};
+    if (request.flags & wire::kExecShell) remember_shell(pid, fds, pty);
   }
-  *slot = {pid, request.header.ticket};
-  if (request.flags & wire::kExecShell) {
-    g_shell = pid;
-    struct stat st;
-    if (fstat(fds[0], &st) == 0)
-      snprintf(g_shell_output, sizeof g_shell_output, "pipe:[%lu]", st.st_ino);
-  }
-  reply(wire::InitOp::started, request.header.ticket, 0, pid);
+  reply(wire::InitOp::started, request.header.ticket, error, error ? 0 : pid, "", pty.master);
+  close_pty(&pty);
 }
 
 void handle_put(const char* message, int pack_fd) {
@@ -187,11 +201,15 @@ bool shell_is_busy(char* text, size_t size) {
     snprintf(text, size, "the shell holds file descriptor %d open", fd);
   }
   closedir(dir);
-  for (int fd = 1; fd <= 2; ++fd) {
+  for (int fd = g_shell_on_terminal ? 0 : 1; fd <= 2; ++fd) {
     read_link(g_shell, fd, output, sizeof output);
     if (!strcmp(output, g_shell_output)) continue;
     busy = true;
     snprintf(text, size, "the shell's descriptor %d is redirected", fd);
+  }
+  if (!busy && g_shell_on_terminal && !waits_for_input(g_shell)) {
+    busy = true;
+    snprintf(text, size, "the session does not wait for input");
   }
   return busy;
 }
