@@ -62,7 +62,7 @@ void read_link(pid_t pid, int fd, char* out, size_t size) {
 
 /// In the vforked child: memory is shared, so only system calls.
 [[noreturn]] void become(const wire::ExecRequest& request, const int* fds, const Pty& pty,
-                         const char* cwd, char** argv, char** env, int* error) {
+                         const char* cwd, char** argv, char** env, volatile int* error) {
   sigset_t none;
   sigemptyset(&none);
   setsid();
@@ -129,7 +129,7 @@ void handle_exec(const char* message, size_t size, const int* fds, size_t fd_cou
     return reply(wire::InitOp::started, request.header.ticket, errno, 0, "open a terminal");
   volatile int error = 0;
   pid_t pid = vfork();
-  if (pid == 0) become(request, fds, pty, cwd, argv, env, const_cast<int*>(&error));
+  if (pid == 0) become(request, fds, pty, cwd, argv, env, &error);
   if (pid < 0) error = errno;
   if (pid > 0 && error) waitpid(pid, nullptr, 0);
   if (!error) {
