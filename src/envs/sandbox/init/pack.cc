@@ -18,6 +18,7 @@ namespace espalier::envs::init {
 namespace {
 
 constexpr size_t kBufferBytes = 256 * 1024;
+constexpr uint64_t kSpliceBytes = 64 * 1024;
 
 /// The stream, gathered into large writes.
 class Sink {
@@ -35,8 +36,18 @@ class Sink {
     }
     return true;
   }
-  /// Reads `size` bytes of a file straight into the buffer.
+  /// Hands on `size` bytes of a file: its pages themselves where that is possible.
   bool copy(int from, uint64_t size) {
+    if (size >= kSpliceBytes && splices_ && !flush()) return false;
+    while (size >= kSpliceBytes && splices_) {
+      ssize_t n = splice(from, nullptr, fd_, nullptr, size, SPLICE_F_MORE);
+      if (n < 0 && errno == EINTR) continue;
+      if (n < 0 && errno != EINVAL) return false;
+      if (n == 0) errno = ENODATA;
+      if (n == 0) return false;
+      splices_ = n > 0;
+      if (n > 0) size -= uint64_t(n);
+    }
     while (size) {
       if (used_ == kBufferBytes && !flush()) return false;
       size_t room = kBufferBytes - used_;
@@ -59,6 +70,7 @@ class Sink {
   static inline char buffer_[kBufferBytes];
   int fd_;
   size_t used_ = 0;
+  bool splices_ = true;  // until it is found that descriptor or file system cannot
 };
 
 /// Paths by inode, of files with several names.

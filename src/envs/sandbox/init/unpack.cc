@@ -15,6 +15,7 @@ namespace espalier::envs::init {
 namespace {
 
 constexpr size_t kBufferBytes = 256 * 1024;
+constexpr uint64_t kSpliceBytes = 64 * 1024;
 
 /// The stream, read in large pieces.
 class Source {
@@ -47,6 +48,15 @@ class Source {
   /// Writes the next `size` bytes to a file.
   bool copy(int to, uint64_t size) {
     while (size) {
+      if (at_ == end_ && size >= kSpliceBytes && splices_) {
+        ssize_t n = splice(fd_, nullptr, to, nullptr, size, 0);
+        if (n == 0) errno = 0;
+        if (n == 0) return cut_short();
+        if (n < 0 && errno != EINTR && errno != EINVAL) return false;
+        if (n < 0) splices_ = errno == EINTR;
+        if (n > 0) size -= uint64_t(n);
+        continue;
+      }
       if (!fill()) return cut_short();
       size_t n = size < end_ - at_ ? size_t(size) : end_ - at_;
       if (!write_exact(to, buffer_ + at_, n)) return false;
@@ -64,6 +74,7 @@ class Source {
   static inline char buffer_[kBufferBytes];
   int fd_;
   size_t at_ = 0, end_ = 0;
+  bool splices_ = true;  // until it is found that the stream is not a pipe
 };
 
 /// Relative, without empty parts, "." and "..".
