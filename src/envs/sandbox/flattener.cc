@@ -11,11 +11,27 @@ size_t depth(const SandboxSeed& seed) { return seed.layers.size() - seed.image_l
 
 }  // namespace
 
-void Flattener::consider(const SandboxSeed& seed) {
-  if (depth(seed) <= kMaxDepth) return;
+Flattener::Ids Flattener::lowest(const SandboxSeed& seed) {
   Ids ids;
   for (size_t i = depth(seed) - kMergedLayers; i < depth(seed); ++i)
     ids.push_back(seed.layers[i]->id());
+  return ids;
+}
+
+void Flattener::settle(const std::shared_ptr<Sandbox>& sandbox, std::function<void()> go) {
+  if (depth(sandbox->seed()) < kTooDeep) return go();
+  consider(sandbox->seed());
+  auto merge = pending_.find(lowest(sandbox->seed()));
+  if (merge == pending_.end()) return go();
+  merge->second.waiting.push_back([this, sandbox, go = std::move(go)](bool merged) {
+    if (!merged) return go();
+    settle(sandbox, go);
+  });
+}
+
+void Flattener::consider(const SandboxSeed& seed) {
+  if (depth(seed) <= kMaxDepth) return;
+  Ids ids = lowest(seed);
   if (pending_.count(ids)) return;
   std::erase_if(merged_, [](const auto& merge) { return merge.second.expired(); });
   auto found = merged_.find(ids);
@@ -36,12 +52,15 @@ void Flattener::merge(const SandboxSeed& seed, const Ids& ids) {
   for (size_t i = depth(seed); i < seed.layers.size(); ++i)
     message += bytes_of(uint64_t{seed.layers[i]->id()});
   auto first = seed.layers.begin() + ptrdiff_t(depth(seed) - kMergedLayers);
-  pending_[ids].assign(first, seed.layers.end());
+  pending_[ids].layers.assign(first, seed.layers.end());
   core_->spawner.call(std::move(message), {}, [this, ids, merged](const auto& reply) {
+    Merge done = std::move(pending_[ids]);
     pending_.erase(ids);
-    if (!reply.ok()) return;
-    merged_[ids] = merged;
-    replace(ids, merged);
+    if (reply.ok()) {
+      merged_[ids] = merged;
+      replace(ids, merged);
+    }
+    for (auto& go : done.waiting) go(reply.ok());
   });
 }
 

@@ -3,6 +3,7 @@
 #include <chrono>
 
 #include "common/error.h"
+#include "envs/sandbox/flattener.h"
 #include "envs/sandbox/local_environment.h"
 #include "envs/sandbox/shell.h"
 
@@ -165,7 +166,14 @@ void dump_shell(const std::shared_ptr<Sandbox>& sandbox, Completion<std::string>
 }
 
 void fork_by_value(const std::shared_ptr<EnvironmentState>& state, Completion<Fork> done) {
-  std::make_shared<Forking>(state, std::move(done))->begin();
+  auto forking = std::make_shared<Forking>(state, done);
+  state->core->flattener->settle(state->sandbox, [forking, done] {
+    try {
+      forking->begin();
+    } catch (const common::Error&) {
+      done(std::current_exception());
+    }
+  });
 }
 
 }  // namespace espalier::envs::sandbox
