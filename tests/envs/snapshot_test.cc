@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <cstdlib>
+#include <future>
 #include <thread>
 
 #include "envs/sandbox/snapshot_store.h"
@@ -277,6 +278,33 @@ TEST_P(SnapshotTest, ADeepStackIsMergedWhenItIsOpened) {
   EXPECT_EQ(output_of(*opened, "ls -A /app; cat last; ls /etc/hostname 2>&1"),
             "last\n299ls: cannot access '/etc/hostname': No such file or directory\n");
   EXPECT_EQ(output_of(*fork_of(*opened).child, "cat last"), "299");
+}
+
+TEST_P(SnapshotTest, ManyAtOnce) {
+  std::vector<EnvironmentPtr> environments;
+  auto first = create();
+  run(*first, "head -c 2000000 /dev/urandom > shared");
+  for (int i = 0; i < 12; ++i) {
+    environments.push_back(fork_of(*first).child);
+    run(*environments[i], "echo " + std::to_string(i % 6) + " > own");
+  }
+  std::vector<std::promise<SnapshotId>> promises(environments.size());
+  for (size_t i = 0; i < environments.size(); ++i)
+    environments[i]->snapshot([&promise = promises[i]](common::Result<SnapshotId> r) {
+      if (r.ok()) return promise.set_value(r.value());
+      promise.set_exception(r.error());
+    });
+  std::vector<SnapshotId> ids;
+  for (auto& promise : promises) ids.push_back(promise.get_future().get());
+  EXPECT_EQ(store().list().size(), 6u);
+  EXPECT_EQ(layer_files(), 7u);
+  environments.clear();
+  for (int i = 0; i < 6; ++i) {
+    EXPECT_EQ(ids[i], ids[i + 6]);
+    store().verify(ids[i]);
+    EXPECT_EQ(output_of(*open(ids[i]), "cat own; stat -c %s shared"),
+              std::to_string(i) + "\n2000000\n");
+  }
 }
 
 TEST_P(SnapshotTest, DISABLED_OpenedByAnotherProcess) {

@@ -52,6 +52,8 @@ struct BaseImage {
   std::vector<LayerPtr> layers;  // topmost first; none: the skeleton, for the image "host"
 };
 
+inline constexpr size_t kWorkers = 4;  // snapshots mostly wait, for pipes and for the disk
+
 /// Owned by the backend and, weakly or for the time of an operation, by its environments. Members
 /// are used on the reactor's thread unless they say otherwise.
 struct Core : std::enable_shared_from_this<Core> {
@@ -82,7 +84,7 @@ struct Core : std::enable_shared_from_this<Core> {
   uint64_t delays = 0;
   bool closing = false;
   std::atomic<size_t> live{0};  // environments (any thread)
-  Worker worker;                // blocking work (any thread)
+  Worker worker{kWorkers};      // blocking work (any thread)
   Reactor reactor;              // last: its thread uses all of the above
 };
 

@@ -1,4 +1,4 @@
-// One thread for work that blocks (packing, compression, the disk).
+// Threads for work that blocks (packing, compression, the disk).
 #pragma once
 
 #include <condition_variable>
@@ -6,21 +6,24 @@
 #include <functional>
 #include <mutex>
 #include <thread>
+#include <vector>
 
 namespace espalier::envs::sandbox {
 
-/// Thread contract: post() from any thread; tasks run one after another in order and must not
-/// throw. The destructor runs what was posted and joins.
+/// Thread contract: post() from any thread; tasks begin in order, may run at the same time and must
+/// not throw. The destructor runs what was posted and joins.
 class Worker {
  public:
-  Worker() : thread_([this] { loop(); }) {}
+  explicit Worker(size_t threads) {
+    for (size_t i = 0; i < threads; ++i) threads_.emplace_back([this] { loop(); });
+  }
   ~Worker() {
     {
       std::lock_guard lock(mutex_);
       closed_ = true;
     }
-    filled_.notify_one();
-    thread_.join();
+    filled_.notify_all();
+    for (std::thread& thread : threads_) thread.join();
   }
   Worker(const Worker&) = delete;
   Worker& operator=(const Worker&) = delete;
@@ -52,7 +55,7 @@ class Worker {
   std::condition_variable filled_;
   std::deque<std::function<void()>> tasks_;
   bool closed_ = false;
-  std::thread thread_;  // last: it uses the rest
+  std::vector<std::thread> threads_;  // last: they use the rest
 };
 
 }  // namespace espalier::envs::sandbox
