@@ -186,9 +186,9 @@ void limit_cpus(const CgroupSite& site, const fs::path& directory, double cpus) 
 
 void limit_group(const CgroupSite& site, const fs::path& directory, const Limits& limits) {
   if (site.has("memory") && limits.memory_bytes) limit_memory(site, directory, limits);
-  // Two more: init and the shell.
+  // Init, the shell, the cradle, and a copy of the shell that is moved to its own group at once.
   if (site.has("pids") && limits.pids)
-    set_limit(directory, "pids.max", std::to_string(limits.pids + 2));
+    set_limit(directory, "pids.max", std::to_string(limits.pids + 5));
   if (site.has("cpu") && limits.cpus > 0) limit_cpus(site, directory, limits.cpus);
 }
 
@@ -261,10 +261,6 @@ std::unique_ptr<Cgroup> CgroupPool::take(const Limits& limits) {
   return group;
 }
 
-bool CgroupPool::joined_late(const CgroupSite& site) const {
-  return !site.v2 && site.controllers == "cpu" && &site != &sites_.front();
-}
-
 std::unique_ptr<Cgroup> CgroupPool::make(const Limits& limits) {
   auto group = std::make_unique<Cgroup>();
   std::string name = prefix_ + std::to_string(next_++);
@@ -275,18 +271,9 @@ std::unique_ptr<Cgroup> CgroupPool::make(const Limits& limits) {
     limit_group(site, directory, limits);
     Fd procs(open((directory / "cgroup.procs").c_str(), O_WRONLY | O_CLOEXEC));
     if (!procs) throw_errno("open " + (directory / "cgroup.procs").string());
-    (joined_late(site) ? group->late_procs : group->procs).push_back(std::move(procs));
+    group->procs.push_back(std::move(procs));
   }
   return group;
-}
-
-void CgroupPool::complete(const Cgroup& group) {
-  if (group.late_procs.empty()) return;
-  std::istringstream members(read_text(group.directories.front() / "cgroup.procs"));
-  for (std::string pid; members >> pid;)
-    for (const Fd& procs : group.late_procs)
-      if (write(procs.get(), pid.data(), pid.size()) < 0 && errno != ESRCH)
-        throw_errno("move process " + pid + " into a control group");
 }
 
 void CgroupPool::kill(const Cgroup& group) {
@@ -294,14 +281,26 @@ void CgroupPool::kill(const Cgroup& group) {
     if (sites_[i].v2) write_file(group.directories[i] / "cgroup.kill", "1");
 }
 
-void CgroupPool::give_back(const Limits& limits, std::unique_ptr<Cgroup> group) {
-  if (!group) return;
+bool CgroupPool::reusable(const Cgroup& group) const {
   for (size_t i = 0; i < sites_.size(); ++i) {
     if (!sites_[i].has("memory")) continue;
     const char* file = sites_[i].v2 ? "memory.current" : "memory.usage_in_bytes";
-    std::string usage = read_text(group->directories[i] / file);
-    if (std::strtoull(usage.c_str(), nullptr, 10) > kReusableBytes) return remove(*group);
+    std::string usage = read_text(group.directories[i] / file);
+    if (std::strtoull(usage.c_str(), nullptr, 10) > kReusableBytes) return false;
   }
+  return true;
+}
+
+bool CgroupPool::discard(const Cgroup& group) {
+  bool done = true;
+  for (const auto& directory : group.directories)
+    done = (rmdir(directory.c_str()) == 0 || errno == ENOENT) && done;
+  return done;
+}
+
+void CgroupPool::give_back(const Limits& limits, std::unique_ptr<Cgroup> group) {
+  if (!group) return;
+  if (!reusable(*group)) return remove(*group);
   idle_[key(limits)].push_back(std::move(group));
 }
 

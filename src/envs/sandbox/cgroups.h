@@ -34,10 +34,7 @@ size_t own_memory_limit();
 /// The groups of one sandbox, made for the limits they were taken with.
 struct Cgroup {
   std::vector<std::filesystem::path> directories;  // one a site
-  std::vector<Fd> procs;  // cgroup.procs, open for writing, of those joined at birth
-  // The rest: v1's cpu hierarchy. A process that moves itself there loses its turn on the processor
-  // (2 ms where others want it); moved from outside while it sleeps, it does not notice.
-  std::vector<Fd> late_procs;
+  std::vector<Fd> procs;                           // cgroup.procs of each, open for writing
 };
 
 /// Makes, reuses and removes groups. Thread contract: one thread at a time.
@@ -53,11 +50,12 @@ class CgroupPool {
   bool limits_processes() const { return pids_; }
   /// Null where the machine has no usable controller. Errors: SandboxError.
   std::unique_ptr<Cgroup> take(const Limits& limits);
-  /// Moves every process of the group into the hierarchies that are not joined at birth. Errors:
-  /// SandboxError.
-  void complete(const Cgroup& group);
   /// Kills every process of the group, where the kernel can (v2).
   void kill(const Cgroup& group);
+  /// True when what its processes used is free again.
+  bool reusable(const Cgroup& group) const;
+  /// Removes a group. False while there are processes in it.
+  bool discard(const Cgroup& group);
   /// For the next sandbox, once every process of this one is gone.
   void give_back(const Limits& limits, std::unique_ptr<Cgroup> group);
 
@@ -66,7 +64,6 @@ class CgroupPool {
   static Key key(const Limits& limits);
   std::unique_ptr<Cgroup> make(const Limits& limits);
   void remove(const Cgroup& group);
-  bool joined_late(const CgroupSite& site) const;
 
   std::vector<CgroupSite> sites_;
   std::string prefix_;  // of this pool's groups

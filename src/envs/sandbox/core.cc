@@ -16,6 +16,7 @@
 namespace espalier::envs::sandbox {
 namespace {
 
+constexpr size_t kKeepers = 2;
 constexpr auto kCloseTimeout = std::chrono::seconds(10);
 
 /// Six descriptors a sandbox: the usual soft limit of 1024 is too low for hundreds of them.
@@ -39,10 +40,15 @@ Core::Core(SandboxOptions options_)
       scratch(std::in_place, "espalier-sandbox"),
       spawner({options.uid_base, options.force_disk_upper, scratch->path()}),
       cgroups(!options.force_rlimits),
+      cradles(&spawner, &cgroups, &reactor),
       flattener(std::make_unique<Flattener>(this)) {
   if (!spawner.disk_upper()) scratch.reset();
   worker.post([] { sweep_leftovers(true); });
-  post([this] { spawner.attach(&reactor); });
+  post([this] {
+    spawner.attach(&reactor);
+    for (size_t i = 0; spawner.max_depth() && i < kKeepers; ++i)
+      keepers.push_back(spawner.start_helper(wire::SpawnerOp::keeper, {}));
+  });
 }
 
 Core::~Core() = default;
@@ -107,6 +113,8 @@ void Core::close() {
   std::promise<void> detached;
   post([&] {
     check = [] {};
+    cradles.close();
+    keepers.clear();
     spawner.detach();
     detached.set_value();
   });

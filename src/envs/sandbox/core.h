@@ -17,6 +17,7 @@
 #include "envs/reactor.h"
 #include "envs/sandbox/backend.h"
 #include "envs/sandbox/cgroups.h"
+#include "envs/sandbox/cradles.h"
 #include "envs/sandbox/spawner.h"
 #include "envs/sandbox/worker.h"
 
@@ -70,6 +71,8 @@ struct Core : std::enable_shared_from_this<Core> {
   LayerPtr new_layer() { return std::make_shared<Layer>(weak_from_this(), next_id++); }
   /// The base of an environment. On the reactor's thread. Errors: SandboxError, TaskError.
   void find_base(const EnvironmentSpec& spec, Completion<BaseImage> done);
+  /// The process that freezes and copies the session of the sandbox with this upper.
+  Channel& keeper(uint64_t id) { return *keepers[id % keepers.size()]; }
   /// Holds back a finished command for the determinism test; calls go at once without it.
   void after_delay(std::function<void()> go);
 
@@ -77,6 +80,8 @@ struct Core : std::enable_shared_from_this<Core> {
   std::optional<common::TempDir> scratch;  // for uppers on disk, where they may be needed
   Spawner spawner;
   CgroupPool cgroups;
+  CradlePool cradles;
+  std::vector<std::unique_ptr<Channel>> keepers;  // none: sessions cannot be forked live here
   std::unordered_set<std::shared_ptr<Sandbox>> sandboxes;        // running, or dying until reaped
   std::unordered_map<std::string, std::weak_ptr<Layer>> opened;  // by their name in the store
   std::unique_ptr<Flattener> flattener;

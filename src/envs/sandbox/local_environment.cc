@@ -24,6 +24,24 @@ void post_operation(const std::shared_ptr<EnvironmentState>& state, Completion<T
   });
 }
 
+/// The same for operations in a session, which is awakened first.
+template <class T, class Operation>
+void post_session_operation(const std::shared_ptr<EnvironmentState>& state, Completion<T> done,
+                            Operation operation) {
+  post_operation<T>(
+      state, std::move(done), [state, operation = std::move(operation)](auto& done) mutable {
+        awaken(state, [done, operation =
+                                 std::move(operation)](common::Result<common::Done> awake) mutable {
+          if (!awake.ok()) return done(awake.error());
+          try {
+            operation(done);
+          } catch (const common::Error&) {
+            done(std::current_exception());
+          }
+        });
+      });
+}
+
 /// Directory and name of an absolute path.
 std::pair<std::string, std::string> split_path(const std::string& path) {
   size_t slash = path.rfind('/');
@@ -44,20 +62,26 @@ LocalEnvironment::~LocalEnvironment() {
   auto core = state_->core;
   core->post([state = std::move(state_)] {
     state->closed = true;
-    if (state->sandbox) state->sandbox->kill(nullptr);
+    if (state->origin) {
+      state->sandbox->release();  // killed when its copies are gone
+    } else if (state->sandbox) {
+      state->sandbox->kill(nullptr);
+    }
+    state->origin.reset();
     state->sandbox.reset();
   });
 }
 
 void LocalEnvironment::run(std::string command, Deadline deadline, Completion<Observation> done) {
-  post_operation<Observation>(state_, std::move(done),
-                              [state = state_, command = std::move(command), deadline](auto& done) {
-                                state->sandbox->run(command, deadline, done);
-                              });
+  post_session_operation<Observation>(
+      state_, std::move(done),
+      [state = state_, command = std::move(command), deadline](auto& done) {
+        state->sandbox->run(command, deadline, done);
+      });
 }
 
 void LocalEnvironment::type(Typing typing, Completion<TerminalView> done) {
-  post_operation<TerminalView>(state_, std::move(done),
+  post_session_operation<TerminalView>(state_, std::move(done),
                                [state = state_, typing = std::move(typing)](auto& done) {
                                  state->sandbox->type(typing, done);
                                });
@@ -71,24 +95,24 @@ void LocalEnvironment::interrupt() {
 
 void LocalEnvironment::fork(Completion<Fork> done) {
   post_operation<Fork>(state_, std::move(done),
-                       [state = state_](auto& done) { fork_by_value(state, done); });
+                       [state = state_](auto& done) { fork_environment(state, done); });
 }
 
 void LocalEnvironment::snapshot(Completion<SnapshotId> done) {
-  post_operation<SnapshotId>(state_, std::move(done),
-                             [state = state_](auto& done) { take_snapshot(state, done); });
+  post_session_operation<SnapshotId>(state_, std::move(done),
+                                     [state = state_](auto& done) { take_snapshot(state, done); });
 }
 
 void LocalEnvironment::exec(ExecSpec spec, Deadline deadline, Completion<Observation> done) {
-  post_operation<Observation>(state_, std::move(done),
-                              [state = state_, spec = std::move(spec), deadline](auto& done) {
-                                state->sandbox->exec(spec, deadline, done);
-                              });
+  post_session_operation<Observation>(
+      state_, std::move(done), [state = state_, spec = std::move(spec), deadline](auto& done) {
+        state->sandbox->exec(spec, deadline, done);
+      });
 }
 
 void LocalEnvironment::put_file(std::string path, std::string content, unsigned mode,
                                 Completion<common::Done> done) {
-  post_operation<common::Done>(
+  post_session_operation<common::Done>(
       state_, std::move(done),
       [state = state_, path = std::move(path), content = std::move(content), mode](auto& done) {
         auto [directory, name] = split_path(path);
@@ -113,10 +137,10 @@ void LocalEnvironment::put_tree(std::string path, const std::filesystem::path& f
     return state_->core->post(
         [done = std::move(done), error = std::current_exception()] { done(error); });
   }
-  post_operation<common::Done>(state_, std::move(done),
-                               [state = state_, path = std::move(path), file](auto& done) {
-                                 state->sandbox->put(path, true, std::move(*file), done);
-                               });
+  post_session_operation<common::Done>(state_, std::move(done),
+                                       [state = state_, path = std::move(path), file](auto& done) {
+                                         state->sandbox->put(path, true, std::move(*file), done);
+                                       });
 }
 
 std::optional<std::string> LocalEnvironment::read_file(const std::string& path, size_t max_bytes) {
@@ -124,15 +148,20 @@ std::optional<std::string> LocalEnvironment::read_file(const std::string& path, 
   return sandbox ? sandbox->read_file(path, max_bytes) : std::nullopt;
 }
 
+EnvironmentPtr make_environment(const std::shared_ptr<Core>& core,
+                                std::shared_ptr<Sandbox> sandbox) {
+  auto state = std::make_shared<EnvironmentState>();
+  state->core = core;
+  state->sandbox = std::move(sandbox);
+  return std::make_unique<LocalEnvironment>(std::move(state));
+}
+
 void start_environment(const std::shared_ptr<Core>& core, SandboxSeed seed,
                        Completion<EnvironmentPtr> done) {
   Sandbox::start(core, std::move(seed),
                  [core, done = std::move(done)](common::Result<std::shared_ptr<Sandbox>> r) {
                    if (!r.ok()) return done(r.error());
-                   auto state = std::make_shared<EnvironmentState>();
-                   state->core = core;
-                   state->sandbox = std::move(r.value());
-                   done(EnvironmentPtr(std::make_unique<LocalEnvironment>(std::move(state))));
+                   done(make_environment(core, std::move(r.value())));
                  });
 }
 

@@ -13,7 +13,11 @@ namespace espalier::envs::sandbox {
 /// Used on the reactor's thread.
 struct EnvironmentState {
   std::shared_ptr<Core> core;
-  std::shared_ptr<Sandbox> sandbox;  // replaced by fork() and snapshot()
+  std::shared_ptr<Sandbox> sandbox;  // replaced by fork() and by the operation after it
+  // Set from a live fork until the next operation: sandbox is frozen, and all there is to go on
+  // with is copies of its session, started from `next`.
+  OriginPtr origin;
+  SandboxSeed next;
   bool closed = false;
 };
 
@@ -48,7 +52,16 @@ void start_environment(const std::shared_ptr<Core>& core, SandboxSeed seed,
 /// reactor's thread.
 void dump_shell(const std::shared_ptr<Sandbox>& sandbox, Completion<std::string> done);
 
-/// fork() by value (fork.cc). On the reactor's thread.
+/// fork(): live where that can be, else by value. Errors: NotForkable. On the reactor's thread.
+void fork_environment(const std::shared_ptr<EnvironmentState>& state, Completion<Fork> done);
+/// fork() by value alone (fork.cc). The environment does not rest. On the reactor's thread.
 void fork_by_value(const std::shared_ptr<EnvironmentState>& state, Completion<Fork> done);
+
+/// Calls `done` once the environment's session runs: after a live fork it rests until something is
+/// to be done in it. On the reactor's thread.
+void awaken(const std::shared_ptr<EnvironmentState>& state, Completion<common::Done> done);
+/// Wraps a running sandbox.
+EnvironmentPtr make_environment(const std::shared_ptr<Core>& core,
+                                std::shared_ptr<Sandbox> sandbox);
 
 }  // namespace espalier::envs::sandbox

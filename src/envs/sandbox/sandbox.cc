@@ -50,44 +50,8 @@ void Sandbox::spawn(Completion<std::shared_ptr<Sandbox>> done) {
                                " as the session: only a terminal session can be a program of its "
                                "own; without a terminal it is bash");
   if (seed_.spec.terminal) terminal::check_size(*seed_.spec.terminal);
-  const Limits& limits = seed_.spec.limits;
-  upper_ = core_->new_layer();
-  cgroup_ = core_->cgroups.take(limits);
-  wire::SpawnRequest request{};
-  request.header.op = wire::SpawnerOp::spawn;
-  request.header.id = upper_->id();
-  request.upper_bytes = limits.disk_bytes;
-  request.upper_inodes = limits.disk_inodes;
-  request.data_limit = core_->cgroups.limits_memory() ? 0 : limits.memory_bytes;
-  request.process_limit =
-      core_->cgroups.limits_processes() || !limits.pids ? 0 : uint32_t(limits.pids + 2);
-  request.network = seed_.spec.network;
-  request.layer_count = uint32_t(seed_.layers.size());
-  std::string message = bytes_of(request);
-  for (const LayerPtr& layer : seed_.layers) message += bytes_of(uint64_t{layer->id()});
-
-  auto [ours, theirs] = make_socket_pair();
-  control_ = std::move(ours);
-  std::vector<Fd> fds;
-  fds.push_back(std::move(theirs));
-  if (cgroup_)
-    for (const Fd& procs : cgroup_->procs) fds.emplace_back(fcntl(procs.get(), F_DUPFD_CLOEXEC, 0));
-  core_->sandboxes.insert(shared_from_this());
   started_ = std::move(done);
-  auto self = shared_from_this();
-  core_->spawner.call(std::move(message), std::move(fds),
-                      [self](common::Result<SpawnerReplyFds> r) {
-                        if (!r.ok()) {
-                          try {
-                            std::move(r).get();
-                          } catch (const std::exception& e) {
-                            self->fail(e.what());
-                          }
-                          self->on_reaped();
-                          return;
-                        }
-                        self->started_with(std::move(r.value().fds));
-                      });
+  request_spawn({}, 0, 0);
   try {
     if (seed_.spec.terminal)
       start_terminal();
@@ -100,17 +64,48 @@ void Sandbox::spawn(Completion<std::shared_ptr<Sandbox>> done) {
   }
 }
 
+void Sandbox::request_spawn(std::vector<Fd> more, int32_t shell_pid, uint64_t shell_output) {
+  const Limits& limits = seed_.spec.limits;
+  upper_ = core_->new_layer();
+  cradle_ = core_->cradles.take(limits, depth_);
+  wire::SpawnRequest request{};
+  request.header.op = wire::SpawnerOp::spawn;
+  request.header.id = upper_->id();
+  request.upper_bytes = limits.disk_bytes;
+  request.upper_inodes = limits.disk_inodes;
+  request.data_limit = core_->cgroups.limits_memory() ? 0 : limits.memory_bytes;
+  request.process_limit =
+      core_->cgroups.limits_processes() || !limits.pids ? 0 : uint32_t(limits.pids + 2);
+  request.network = seed_.spec.network;
+  request.layer_count = uint32_t(seed_.layers.size());
+  request.depth = depth_;
+  request.shell_pid = shell_pid;
+  request.shell_output = shell_output;
+  std::string message = bytes_of(request);
+  for (const LayerPtr& layer : seed_.layers) message += bytes_of(uint64_t{layer->id()});
+  auto [ours, theirs] = make_socket_pair();
+  control_ = std::move(ours);
+  more.insert(more.begin(), std::move(theirs));
+  core_->sandboxes.insert(shared_from_this());
+  auto self = shared_from_this();
+  cradle_->channel->call(std::move(message), std::move(more),
+                         [self](common::Result<SpawnerReplyFds> r) {
+                           if (r.ok()) return self->started_with(std::move(r.value().fds));
+                           try {
+                             std::move(r).get();
+                           } catch (const std::exception& e) {
+                             self->fail(e.what());
+                           }
+                           self->on_reaped();
+                         });
+}
+
 /// Everything the shell needs is sent ahead: it waits in the socket and the pipe until init is
 /// there.
 void Sandbox::start_shell() {
   Pipe command = make_pipe(false, true), output = make_pipe(true, false),
        status = make_pipe(true, false);
   const EnvironmentSpec& spec = seed_.spec;
-  uint32_t user = core_->spawner.outer_uid(spec.root ? wire::kSandboxRoot : wire::kSandboxAgent);
-  // Programs reopen these by /dev/stdout; bash reopens its command pipe by /dev/fd.
-  for (int fd : {command.read.get(), output.write.get()})
-    if (fchown(fd, user, core_->spawner.root_mode() ? user : getegid()))
-      throw_errno("give a pipe to the sandbox's user");
   std::vector<int> fds = {output.write.get(), command.read.get(), status.write.get()};
   std::vector<int> targets = {1, kShellCommandFd, kShellStatusFd};
   Fd state;
@@ -123,13 +118,13 @@ void Sandbox::start_shell() {
   uint32_t flags = wire::kExecShell | (spec.root ? uint32_t{wire::kExecAsRoot} : 0);
   std::string message =
       exec_message(flags, targets, seed_.restore.empty() ? spec.workdir : "/", shell_argv(), env);
+  give_to_user(command, output);
   shell_ticket_ = send_init(std::move(message), fds, [this](common::Result<wire::InitReply> r) {
     if (r.ok() && r.value().error)
-      fail("start bash in " + seed_.spec.workdir + ": " + std::strerror(r.value().error));
+      return fail("start bash in " + seed_.spec.workdir + ": " + std::strerror(r.value().error));
+    if (r.ok()) shell_pid_ = r.value().value;
   });
-  command_ = std::move(command.write);
-  output_ = std::move(output.read);
-  status_ = std::move(status.read);
+  take_pipes(std::move(command), std::move(output), std::move(status));
   running_.emplace();
   running_->mode = Mode::command;
   running_->started = Clock::now();
@@ -139,11 +134,32 @@ void Sandbox::start_shell() {
     if (r.ok() && r.value().shell_exited) return self->fail("the shell ended at its start");
     self->maybe_started();
   };
-  running_->timer = core_->reactor.call_at(Clock::now() + kStartTimeout, [self] {
-    self->kill(nullptr);
-    self->fail("the sandbox did not answer within 30 s of its start");
-  });
+  await_start();
   send_line(shell_start_line(!seed_.restore.empty()));
+}
+
+/// Programs reopen these by /dev/stdout; bash reopens its command pipe by /dev/fd.
+void Sandbox::give_to_user(const Pipe& command, const Pipe& output) const {
+  uint32_t user =
+      core_->spawner.outer_uid(seed_.spec.root ? wire::kSandboxRoot : wire::kSandboxAgent);
+  for (int fd : {command.read.get(), output.write.get()})
+    if (fchown(fd, user, core_->spawner.root_mode() ? user : getegid()))
+      throw_errno("give a pipe to the sandbox's user");
+}
+
+void Sandbox::take_pipes(Pipe command, Pipe output, Pipe status) {
+  command_ = std::move(command.write);
+  output_ = std::move(output.read);
+  status_ = std::move(status.read);
+}
+
+void Sandbox::await_start() {
+  auto self = shared_from_this();
+  start_timer_ = core_->reactor.call_at(Clock::now() + kStartTimeout, [self] {
+    self->start_timer_.reset();
+    self->fail("the sandbox did not answer within 30 s of its start");
+    self->kill(nullptr);
+  });
 }
 
 void Sandbox::watch_descriptors() {
@@ -172,12 +188,7 @@ void Sandbox::started_with(std::vector<Fd> fds) {
 
 void Sandbox::maybe_started() {
   if (!started_ || !shell_ready_ || !pidfd_) return;
-  try {
-    if (cgroup_) core_->cgroups.complete(*cgroup_);
-  } catch (const common::Error& e) {
-    kill(nullptr);
-    return fail(e.what());
-  }
+  if (start_timer_) core_->reactor.cancel(*std::exchange(start_timer_, std::nullopt));
   output_buffer_.take();
   last_exit_code_ = seed_.last_exit_code;
   core_->flattener->consider(seed_);
@@ -390,6 +401,7 @@ void Sandbox::on_init_reply(const wire::InitReply& reply) {
     if (ticket == shell_ticket_) return shell_ended(reply.value);
     return process_ended(ticket, reply.value);
   }
+  if (reply.header.op == wire::InitOp::reaped) return session_reaped(pid_t(ticket), reply.value);
   auto found = answers_.find(ticket);
   if (found == answers_.end()) return;
   Answer answer = std::move(found->second);
@@ -436,7 +448,11 @@ void Sandbox::kill(std::function<void()> gone) {
   if (killed_) return;
   killed_ = true;
   if (pidfd_) syscall(SYS_pidfd_send_signal, pidfd_.get(), SIGKILL, nullptr, 0);
-  if (cgroup_) core_->cgroups.kill(*cgroup_);
+  core_->reactor.call_at(Clock::now() + kBackstop, [weak = weak_from_this()] {
+    auto self = weak.lock();
+    if (self && self->cradle_ && self->cradle_->group)
+      self->core_->cgroups.kill(*self->cradle_->group);
+  });
   fail("the sandbox was closed");
 }
 
@@ -450,7 +466,9 @@ void Sandbox::on_reaped() {
   }
   terminal_.reset();
   if (killed_) root_.reset();
-  core_->cgroups.give_back(seed_.spec.limits, std::move(cgroup_));
+  core_->cradles.give_back(seed_.spec.limits, std::move(cradle_));
+  origin_.reset();
+  first_.reset();
   core_->sandboxes.erase(self);
   if (gone_) std::exchange(gone_, nullptr)();
 }

@@ -26,6 +26,28 @@ struct SandboxSeed {
   int last_exit_code = 0;        // what $? shows to the first command
 };
 
+/// Keeps a frozen sandbox, whose process namespace its copies live in, until the last of them is
+/// gone; then it is killed. May be destroyed on any thread.
+class Origin {
+ public:
+  explicit Origin(std::shared_ptr<Sandbox> sandbox) : sandbox_(std::move(sandbox)) {}
+  ~Origin();
+  Origin(const Origin&) = delete;
+  Origin& operator=(const Origin&) = delete;
+  const std::shared_ptr<Sandbox>& sandbox() const { return sandbox_; }
+  /// The sandbox has been thawed: it lives on without this.
+  void let_go() { sandbox_.reset(); }
+
+ private:
+  std::shared_ptr<Sandbox> sandbox_;
+};
+using OriginPtr = std::shared_ptr<Origin>;
+
+struct FreezeAnswer {
+  uint32_t outcome = 0;  // wire::FreezeOutcome
+  std::string why;       // not frozen
+};
+
 struct Inspection {
   int other_processes = 0;
   std::string shell_busy;  // why the shell cannot be written down; empty: it can
@@ -37,7 +59,20 @@ class Sandbox : public std::enable_shared_from_this<Sandbox> {
   /// Errors of done: SandboxError.
   static void start(const std::shared_ptr<Core>& core, SandboxSeed seed,
                     Completion<std::shared_ptr<Sandbox>> done);
+  /// A sandbox with a copy of the session that is frozen in `origin`. Errors of done: SandboxError.
+  static void start_copy(const std::shared_ptr<Core>& core, SandboxSeed seed, OriginPtr origin,
+                         Completion<std::shared_ptr<Sandbox>> done);
   ~Sandbox();
+
+  /// Stops the session where it is, for good: from now on it can be copied, and nothing else. When
+  /// the outcome is not kFrozen, it goes on unharmed.
+  void freeze(Completion<FreezeAnswer> done);
+  /// Lets a frozen session go on. Errors: SandboxError, when there is a copy of it.
+  void thaw(Completion<common::Done> done);
+  /// The frozen session is not copied any more; its memory is given up.
+  void release();
+  /// Of live forks between this sandbox and one that was started.
+  uint32_t depth() const { return depth_; }
 
   const std::shared_ptr<Core>& core() const { return core_; }
   const SandboxSeed& seed() const { return seed_; }
@@ -90,11 +125,19 @@ class Sandbox : public std::enable_shared_from_this<Sandbox> {
 
   Sandbox(std::shared_ptr<Core> core, SandboxSeed seed);
   void spawn(Completion<std::shared_ptr<Sandbox>> done);
+  void request_spawn(std::vector<Fd> more, int32_t shell_pid, uint64_t shell_output);
   void start_shell();
   void start_terminal();
   void terminal_started(const wire::InitReply& reply);
   void await_prompt();
   void terminal_ready();
+  void give_to_user(const Pipe& command, const Pipe& output) const;
+  void take_pipes(Pipe command, Pipe output, Pipe status);
+  void await_start();
+  void spawn_copy(Completion<std::shared_ptr<Sandbox>> done);
+  void request_copy(Fd link, const Pipe& command, const Pipe& output, const Pipe& status);
+  void session_copied(pid_t outer_pid, pid_t pid_at_first);
+  void session_reaped(pid_t pid, int wait_status);
   void watch_descriptors();
   void started_with(std::vector<Fd> fds);
   void maybe_started();
@@ -121,13 +164,20 @@ class Sandbox : public std::enable_shared_from_this<Sandbox> {
   SandboxSeed seed_;
   std::vector<LayerPtr> mounted_;  // below this sandbox, though no longer in the seed
   LayerPtr upper_;
-  std::unique_ptr<Cgroup> cgroup_;
+  std::unique_ptr<Cradle> cradle_;
+  uint32_t depth_ = 0;
+  OriginPtr origin_;  // of a copied session
+  std::shared_ptr<Sandbox>
+      first_;             // the started one of its line: its init has all copies for children
+  bool holding_ = false;  // this one's init reports the ends of copies
+  std::unordered_map<pid_t, std::weak_ptr<Sandbox>> copies_;
+  std::unordered_map<pid_t, int> reaped_;  // before it was known whose session they were
   Fd control_, command_, output_, status_, pidfd_, root_;
   Completion<std::shared_ptr<Sandbox>> started_;
   Fd received_fd_;  // came with the message from init that is being handled
   bool shell_ready_ = false;
   std::unique_ptr<TerminalSession> terminal_;
-  std::optional<Reactor::TimerId> start_timer_;  // of a terminal's session
+  std::optional<Reactor::TimerId> start_timer_;  
   std::string command_pending_;
   std::string status_text_;
   OutputBuffer output_buffer_;
@@ -136,6 +186,8 @@ class Sandbox : public std::enable_shared_from_this<Sandbox> {
   std::unordered_map<uint32_t, Answer> answers_;
   uint32_t next_ticket_ = 1;
   uint32_t shell_ticket_ = 0;
+  pid_t shell_pid_ = 0;              // as the sandbox's init sees it
+  pid_t outer_pid_ = 0;              // of a copied session, as the spawner sees it
   std::optional<int> shell_status_;  // set when the shell has ended
   int last_exit_code_ = 0;
   std::string broken_;  // why nothing works any more

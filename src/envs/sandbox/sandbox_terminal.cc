@@ -53,6 +53,7 @@ void Sandbox::terminal_started(const wire::InitReply& reply) {
     return fail("start " + program + " on a terminal in " + spec.workdir + ": " + reply.text +
                 (*reply.text ? ": " : "") + std::strerror(reply.error ? reply.error : EPROTO));
   }
+  shell_pid_ = reply.value;
   terminal_ =
       std::make_unique<TerminalSession>(&core_->reactor, std::move(received_fd_),
                                         terminal::Screen(*spec.terminal), spec.limits.output_bytes);

@@ -4,7 +4,6 @@
 #include <poll.h>
 #include <signal.h>
 #include <spawn.h>
-#include <sys/epoll.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -24,10 +23,6 @@ namespace espalier::envs::sandbox {
 namespace {
 
 constexpr int kConfigureTimeoutMs = 10'000;
-
-std::exception_ptr error(const std::string& text) {
-  return std::make_exception_ptr(common::SandboxError(text));
-}
 
 /// What a person can do about a refused step of the set-up.
 std::string advice(const std::string& text) {
@@ -52,11 +47,6 @@ Fd program_file() {
 }
 
 }  // namespace
-
-std::string describe(const wire::SpawnerReply& reply) {
-  std::string text(reply.text, strnlen(reply.text, sizeof reply.text));
-  return text.empty() ? std::strerror(reply.error) : text;
-}
 
 Spawner::Spawner(const SpawnerConfig& config) : uid_base_(config.uid_base) {
   auto [ours, theirs] = make_socket_pair();
@@ -136,81 +126,35 @@ uint32_t Spawner::outer_uid(uint32_t inner) const {
 
 void Spawner::attach(Reactor* reactor) {
   reactor_ = reactor;
-  reactor_->watch(socket_.get(), EPOLLIN, [this](uint32_t events) { on_ready(events); });
+  channel_.open(std::move(socket_), reactor);
 }
 
 void Spawner::detach() {
-  if (reactor_) reactor_->unwatch(socket_.get());
-  fail_all("the sandbox backend was closed");
+  channel_.close("the sandbox backend was closed");
   reactor_ = nullptr;
 }
 
 void Spawner::call(std::string request, std::vector<Fd> fds, Reply done) {
-  if (broken_) return done(error("the sandbox supervisor has ended; restart the program"));
-  wire::SpawnerHeader header;
-  std::memcpy(&header, request.data(), sizeof header);
-  header.ticket = next_ticket_++;
-  std::memcpy(request.data(), &header, sizeof header);
-  if (done) waiting_.emplace(header.ticket, std::move(done));
-  outgoing_.push_back({std::move(request), std::move(fds)});
-  flush();
+  channel_.call(std::move(request), std::move(fds), std::move(done));
 }
 
 void Spawner::call(wire::SpawnerOp op, uint64_t id, std::vector<Fd> fds, Reply done) {
-  wire::SpawnerHeader header{op, 0, id, 0};
-  call(std::string(reinterpret_cast<const char*>(&header), sizeof header), std::move(fds),
-       std::move(done));
+  channel_.call(op, id, std::move(fds), std::move(done));
 }
 
 void Spawner::drop(uint64_t id) {
-  if (!broken_ && reactor_) call(wire::SpawnerOp::drop, id, {}, nullptr);
+  if (reactor_) call(wire::SpawnerOp::drop, id, {}, nullptr);
 }
 
-void Spawner::flush() {
-  try {
-    while (!outgoing_.empty()) {
-      std::vector<int> fds;
-      for (const Fd& fd : outgoing_.front().fds) fds.push_back(fd.get());
-      if (!send_packet(socket_.get(), outgoing_.front().bytes, fds)) {
-        reactor_->rearm(socket_.get(), EPOLLIN | EPOLLOUT);
-        return;
-      }
-      outgoing_.pop_front();
-    }
-    reactor_->rearm(socket_.get(), EPOLLIN);
-  } catch (const common::SandboxError& e) {
-    fail_all(e.what());
-  }
-}
-
-void Spawner::on_ready(uint32_t events) {
-  if (events & EPOLLOUT) flush();
-  Packet packet;
-  while (!broken_ && receive_packet(socket_.get(), &packet)) {
-    if (packet.closed) return fail_all("the sandbox supervisor ended unexpectedly");
-    wire::SpawnerReply reply;
-    if (packet.bytes.size() != sizeof reply) continue;
-    std::memcpy(&reply, packet.bytes.data(), sizeof reply);
-    auto found = waiting_.find(reply.header.ticket);
-    if (found == waiting_.end()) continue;
-    Reply done = std::move(found->second);
-    waiting_.erase(found);
-    if (reply.error) {
-      done(error("sandbox supervisor: " + describe(reply)));
-    } else {
-      done(SpawnerReplyFds{reply.value, std::move(packet.fds)});
-    }
-    packet = Packet{};
-  }
-}
-
-void Spawner::fail_all(const std::string& why) {
-  if (!broken_ && reactor_) reactor_->unwatch(socket_.get());
-  broken_ = true;
-  outgoing_.clear();
-  auto waiting = std::move(waiting_);
-  waiting_.clear();
-  for (auto& [ticket, done] : waiting) done(error(why));
+std::unique_ptr<Channel> Spawner::start_helper(wire::SpawnerOp op, const std::vector<Fd>& groups) {
+  auto [ours, theirs] = make_socket_pair();
+  std::vector<Fd> fds;
+  fds.push_back(std::move(theirs));
+  for (const Fd& group : groups) fds.emplace_back(fcntl(group.get(), F_DUPFD_CLOEXEC, 0));
+  auto channel = std::make_unique<Channel>();
+  channel->open(std::move(ours), reactor_);
+  call(op, 0, std::move(fds), nullptr);
+  return channel;
 }
 
 }  // namespace espalier::envs::sandbox

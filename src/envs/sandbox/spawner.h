@@ -4,25 +4,17 @@
 #include <sys/types.h>
 
 #include <cstdint>
-#include <deque>
 #include <filesystem>
-#include <functional>
 #include <memory>
 #include <string>
-#include <unordered_map>
 #include <vector>
 
-#include "common/result.h"
 #include "envs/reactor.h"
+#include "envs/sandbox/channel.h"
 #include "envs/sandbox/fd.h"
 #include "envs/sandbox/wire.h"
 
 namespace espalier::envs::sandbox {
-
-struct SpawnerReplyFds {
-  uint32_t value = 0;
-  std::vector<Fd> fds;
-};
 
 struct SpawnerConfig {
   uint32_t uid_base = 100000;
@@ -35,7 +27,7 @@ struct SpawnerConfig {
 /// reactor's. Replies come on the reactor's thread; when the spawner is gone every call fails.
 class Spawner {
  public:
-  using Reply = common::Completion<SpawnerReplyFds>;
+  using Reply = Channel::Reply;
 
   /// Starts the process and waits until its skeleton stands (tens of milliseconds). Errors:
   /// SandboxError that says what this machine lacks.
@@ -50,40 +42,33 @@ class Spawner {
   /// Ends the process and waits for it; after detach(), on any thread. The destructor does so too.
   void stop();
 
-  /// Sends a request (a wire struct whose header's op is set) and its descriptors.
+  /// As Channel's.
   void call(std::string request, std::vector<Fd> fds, Reply done);
-  /// A request of a header alone.
   void call(wire::SpawnerOp op, uint64_t id, std::vector<Fd> fds, Reply done);
   void drop(uint64_t id);
+  /// A further process of the supervisor: a cradle in these groups, or a keeper.
+  std::unique_ptr<Channel> start_helper(wire::SpawnerOp op, const std::vector<Fd>& groups);
 
   bool root_mode() const { return mode_ & wire::kModeRoot; }
   bool disk_upper() const { return mode_ & wire::kModeDiskUpper; }
+  /// How many live forks away from its start a sandbox can be; 0: none.
+  uint32_t max_depth() const {
+    uint32_t namespaces = mode_ >> wire::kModeDepthShift;
+    return namespaces ? namespaces - 1 : 0;
+  }
   /// A uid of the sandbox as the trainer sees it.
   uint32_t outer_uid(uint32_t inner) const;
 
  private:
-  struct Outgoing {
-    std::string bytes;
-    std::vector<Fd> fds;
-  };
   void start_process(Fd child_end);
   void configure(const SpawnerConfig& config);
-  void flush();
-  void on_ready(uint32_t events);
-  void fail_all(const std::string& why);
 
   Reactor* reactor_ = nullptr;
-  Fd socket_;
+  Fd socket_;  // until attach()
+  Channel channel_;
   pid_t pid_ = -1;
   uint32_t mode_ = 0;
   uint32_t uid_base_ = 0;
-  uint64_t next_ticket_ = 1;
-  std::deque<Outgoing> outgoing_;
-  std::unordered_map<uint64_t, Reply> waiting_;
-  bool broken_ = false;
 };
-
-/// Text for a reply that failed.
-std::string describe(const wire::SpawnerReply& reply);
 
 }  // namespace espalier::envs::sandbox

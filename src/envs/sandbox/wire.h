@@ -13,6 +13,7 @@ inline constexpr size_t kMaxMessageBytes = 160 * 1024;
 inline constexpr size_t kMaxFds = 8;
 inline constexpr size_t kMaxTextBytes = 512;
 inline constexpr size_t kMaxLayers = 400;  // overlay allows 500 lower directories
+inline constexpr uint32_t kMaxDepth = 27;  // of live forks: the kernel nests 31 namespaces
 
 inline constexpr uint32_t kSandboxRoot = 0;      // uid and gid of the sandbox's root
 inline constexpr uint32_t kSandboxAgent = 1000;  // uid and gid of the agent
@@ -21,13 +22,24 @@ inline constexpr uint32_t kSandboxAgent = 1000;  // uid and gid of the agent
 
 enum class SpawnerOp : uint32_t {
   configure = 1,  // ConfigureRequest, seccomp program; replied when the skeleton stands
-  spawn,      // SpawnRequest, fds: control socket, cgroup files; reply fds: pidfd, root directory
-  add_layer,  // LayerRequest, fd: pack; a new read-only layer holding it; replied when it stands
+  spawn,  // to a cradle: SpawnRequest, fds: control socket and, for the init of a copy, pidfd of
+          // the original's init, link to the keeper; reply fds: pidfd, root directory
+  add_layer,     // LayerRequest, fd: pack; a new read-only layer holding it; replied when it stands
   merge_layers,  // LayerRequest; a new read-only layer that shows what these show over the base
   seal,          // id: the dead sandbox's upper becomes a read-only layer
   drop,          // id: unmount an upper or a layer; no reply
   is_empty,      // id: reply value 1 when nothing was written to the upper
   export_layer,  // LayerRequest, fd: pack is written into the pipe; replied when it has been
+  cradle,        // fds: its channel, cgroup files; a process that waits in those groups
+  keeper,        // fd: its channel; a process that freezes and copies sessions
+  // to a cradle
+  adopt,  // AdoptRequest: move a copied session, and what it started, into this cradle's groups
+  // to a keeper; id names the session's sandbox
+  freeze,   // FreezeRequest, fd: pidfd of its init; reply value: FreezeOutcome, text: why not
+  copy,     // CopyRequest, fds: link to the new init, the copy's output, command and status pipes;
+            // reply value: the copy's pid, extra: its pid where its parent's init sees it
+  thaw,     // a frozen session without copies goes on
+  release,  // the frozen session is killed; no reply
 };
 
 struct SpawnerHeader {
@@ -53,6 +65,39 @@ struct SpawnRequest {
   uint32_t process_limit;  // RLIMIT_NPROC, 0: none
   uint32_t network;        // 1: a way out is coming: close all but the public ranges
   uint32_t layer_count;    // uint64_t ids follow, topmost first; the skeleton is implied
+  uint32_t depth;          // of live forks above: which user namespace it lives in
+  int32_t shell_pid;       // of the session that is copied into it; 0: it starts its own
+  uint32_t reserved;
+  uint64_t shell_output;  // inode of the copy's output pipe
+};
+
+struct AdoptRequest {
+  SpawnerHeader header;
+  int32_t pid;
+  uint32_t reserved;
+};
+
+struct FreezeRequest {
+  SpawnerHeader header;
+  int32_t outer_pid;  // the session's, as the trainer sees it; 0: the child of init with shell_pid
+  int32_t shell_pid;  // the session's, as its init sees it
+  uint64_t output;    // inodes of its pipes
+  uint64_t command;
+  uint64_t status;
+};
+
+enum FreezeOutcome : uint32_t {
+  kFrozen = 1,
+  kUpperEmpty = 2,    // with kFrozen: nothing was written since the last fork
+  kBusy = 4,          // something is just ending: worth another try
+  kNotCarried = 8,    // something a copy would lack
+  kUnsupported = 16,  // this machine does not let sessions be copied
+  kIsBash = 32,       // with the last three: the session is bash
+};
+
+struct CopyRequest {
+  SpawnerHeader header;
+  uint32_t depth;  // of the copy
   uint32_t reserved;
 };
 
@@ -75,12 +120,14 @@ struct SpawnerReply {
   SpawnerHeader header;
   int32_t error;  // errno, 0: done
   uint32_t value;
+  uint64_t extra;
   char text[kMaxTextBytes];  // what failed, when error is set
 };
 
 enum ConfigureFlags : uint32_t {
-  kModeRoot = 1,       // shifted uids, mounts made by the real root
-  kModeDiskUpper = 2,  // uppers are directories on disk: no size cap
+  kModeRoot = 1,        // shifted uids, mounts made by the real root
+  kModeDiskUpper = 2,   // uppers are directories on disk: no size cap
+  kModeDepthShift = 8,  // from this bit on: how many nested user namespaces there are
 };
 
 // ---- trainer <-> init ----
@@ -91,6 +138,8 @@ enum class InitOp : uint32_t {
   inspect,   // reply: done, value = processes beside init and shell, text = why the shell is not
              // idle
   kill,      // KillRequest; reply: done, value = processes left
+  hold,      // the session is frozen; from now on processes that end are reported by reaped
+  reaped,    // value = wait status, ticket = pid
   started,   // value = pid
   exited,    // value = wait status
   done,

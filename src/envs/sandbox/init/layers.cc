@@ -139,6 +139,20 @@ bool seal(const Base& base, uint64_t id, Failure* failure) {
   return mount(nullptr, path, nullptr, flags, nullptr) == 0 || failure->set("seal %s", path);
 }
 
+bool unseal(const Base& base, uint64_t id, Failure* failure) {
+  if (base.disk_upper) return true;
+  char path[64];
+  snprintf(path, sizeof path, "/l/%lx", id);
+  unsigned long flags = MS_REMOUNT | MS_NOSUID | MS_NODEV;
+  return mount(nullptr, path, nullptr, flags, nullptr) == 0 || failure->set("unseal %s", path);
+}
+
+bool is_empty(int layer_dir) {
+  alignas(8) char entries[512];
+  // "." and ".." take 24 bytes each.
+  return getdents64(layer_dir, entries, sizeof entries) <= 48;
+}
+
 void handle_add_layer(int socket, const Base& base, const wire::LayerRequest& request,
                       int pack_fd) {
   Failure failure;
@@ -191,14 +205,11 @@ void handle_merge_layers(int socket, const Base& base, const wire::LayerRequest&
 void handle_is_empty(int socket, const wire::SpawnerHeader& header) {
   Failure failure;
   int dir = open_layer(header.id);
-  alignas(8) char entries[512];
   bool empty = false;
   if (dir < 0) {
     failure.set("open layer %lx", header.id);
   } else {
-    ssize_t n = getdents64(dir, entries, sizeof entries);
-    // "." and ".." take 24 bytes each.
-    empty = n <= 48;
+    empty = is_empty(dir);
     close(dir);
   }
   reply(socket, header, dir < 0 ? &failure : nullptr, empty);

@@ -20,6 +20,15 @@ void drop_layer(const Base& base, uint64_t id);
 int open_layer(uint64_t id);
 /// Makes it read-only.
 bool seal(const Base& base, uint64_t id, Failure* failure);
+/// Undoes seal().
+bool unseal(const Base& base, uint64_t id, Failure* failure);
+/// True when nothing was written to it.
+bool is_empty(int layer_dir);
+
+/// A detached overlay of the request's layers over the skeleton, its id's upper on top; -1 on
+/// error. Works in /l.
+int make_overlay(Base* base, const wire::SpawnRequest& request, const uint64_t* layers,
+                 Failure* failure);
 
 // Requests of these names (wire.h), answered on the socket.
 void handle_add_layer(int socket, const Base& base, const wire::LayerRequest& request, int pack_fd);

@@ -42,6 +42,7 @@ char g_shell_output[64];  // the name of what the shell's descriptor 1 was at it
 bool g_shell_on_terminal = false;
 int g_control = -1;
 bool g_root_mode = false;
+bool g_holding = false;  // a frozen session's init: the trainer hears of every process that ends
 
 void reply(wire::InitOp op, uint32_t ticket, int error, int value, const char* text = "",
            int fd = -1) {
@@ -238,6 +239,7 @@ void reap() {
   pid_t pid;
   while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
     if (pid == g_shell) g_shell = 0;
+    if (g_holding) reply(wire::InitOp::reaped, uint32_t(pid), 0, status);
     for (Child& child : g_children) {
       if (child.pid != pid) continue;
       reply(wire::InitOp::exited, child.ticket, 0, status);
@@ -262,6 +264,9 @@ void handle(size_t size, const int* fds, size_t fd_count) {
     case wire::InitOp::kill:
       handle_kill(*reinterpret_cast<const wire::KillRequest*>(g_message));
       break;
+    case wire::InitOp::hold:
+      g_holding = true;
+      break;
     default:
       _exit(1);
   }
@@ -269,9 +274,11 @@ void handle(size_t size, const int* fds, size_t fd_count) {
 
 }  // namespace
 
-void pid1_loop(int control_fd, bool root_mode) {
+void pid1_loop(int control_fd, bool root_mode, const wire::SpawnRequest& request) {
   g_control = control_fd;
   g_root_mode = root_mode;
+  g_shell = request.shell_pid;
+  snprintf(g_shell_output, sizeof g_shell_output, "pipe:[%lu]", request.shell_output);
   umask(0);
   sigset_t mask;
   sigemptyset(&mask);

@@ -1,7 +1,6 @@
 // From a cloned child of the spawner to the init of a sandbox, as a checklist.
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/capability.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <sched.h>
@@ -16,22 +15,12 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "envs/sandbox/init/capabilities.h"
 #include "envs/sandbox/init/network.h"
 #include "envs/sandbox/init/spawner.h"
 
 namespace espalier::envs::init {
 namespace {
-
-constexpr uint64_t bit(int capability) { return uint64_t{1} << capability; }
-
-// What a program run as the sandbox's root may have: Docker's default without NET_RAW, MKNOD and
-// AUDIT_WRITE.
-constexpr uint64_t kBounding = bit(CAP_CHOWN) | bit(CAP_DAC_OVERRIDE) | bit(CAP_FSETID) |
-                               bit(CAP_FOWNER) | bit(CAP_SETGID) | bit(CAP_SETUID) |
-                               bit(CAP_SETPCAP) | bit(CAP_NET_BIND_SERVICE) | bit(CAP_SYS_CHROOT) |
-                               bit(CAP_KILL) | bit(CAP_SETFCAP);
-// What init itself keeps: it looks into /proc of the agent's processes as well.
-constexpr uint64_t kInit = kBounding | bit(CAP_SYS_PTRACE) | bit(CAP_DAC_READ_SEARCH);
 
 constexpr const char* kMaskedFiles[] = {"proc/kcore",      "proc/keys",        "proc/key-users",
                                         "proc/kallsyms",   "proc/timer_list",  "proc/sysrq-trigger",
@@ -43,17 +32,12 @@ constexpr const char* kReadOnly[] = {"proc/sys", "proc/irq", "proc/bus", "proc/f
 constexpr const char* kSystem[] = {"usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32"};
 constexpr const char* kDevices[] = {"null", "zero", "full", "random", "urandom", "tty"};
 
-bool join_cgroups(const SandboxPlan& plan, Failure* failure) {
-  for (size_t i = 0; i < plan.cgroup_count; ++i)
-    if (write(plan.cgroup_fds[i], "0", 1) != 1) return failure->set("join a cgroup");
-  return unshare(CLONE_NEWCGROUP) == 0 || failure->set("unshare(CLONE_NEWCGROUP)");
-}
-
 /// Everything of the kernel is told to kill this tree first when memory runs out.
 void volunteer_for_oom(const Base& base) { write_text(base.proc_fd, "self/oom_score_adj", "1000"); }
 
-bool move(const char* from, const char* to, Failure* failure) {
-  return mount(from, to, nullptr, MS_MOVE, nullptr) == 0 || failure->set("move %s to %s", from, to);
+bool bind(const char* from, const char* to, Failure* failure) {
+  return mount(from, to, nullptr, MS_BIND | MS_REC, nullptr) == 0 ||
+         failure->set("bind %s to %s", from, to);
 }
 
 bool place_mounts(const SandboxPlan& plan, Failure* failure) {
@@ -63,13 +47,13 @@ bool place_mounts(const SandboxPlan& plan, Failure* failure) {
     snprintf(from, sizeof from, "/b/%s", name);
     snprintf(to, sizeof to, "/m/%s", name);
     struct stat st;
-    if (lstat(from, &st) == 0 && !move(from, to, failure)) return false;
+    if (lstat(from, &st) == 0 && !bind(from, to, failure)) return false;
   }
   for (const char* name : kDevices) {
     char from[64], to[64];
     snprintf(from, sizeof from, "/b/dev/%s", name);
     snprintf(to, sizeof to, "/m/dev/%s", name);
-    if (!move(from, to, failure)) return false;
+    if (!bind(from, to, failure)) return false;
   }
   return true;
 }
@@ -93,29 +77,23 @@ bool mount_kernel_views(const Base& base, Failure* failure) {
     }
     if (mount(nullptr, path, nullptr, kFlags, nullptr)) return failure->set("protect /%s", path);
   }
-  char options[96];
-  snprintf(options, sizeof options, "newinstance,ptmxmode=0666,mode=0620");
-  if (base.root_mode)
-    snprintf(options, sizeof options, "newinstance,ptmxmode=0666,mode=0620,gid=%u",
-             base.outer_uid(5));
+  // Group tty; an unprivileged user has no group to give.
+  const char* options = base.root_mode ? "newinstance,ptmxmode=0666,mode=0620,gid=5"
+                                       : "newinstance,ptmxmode=0666,mode=0620";
   if (mount("devpts", "dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, options))
     return failure->set("mount devpts");
   return true;
 }
 
 bool enter_root(const Base& base, const SandboxPlan& plan, Failure* failure) {
-  if (setns(base.template_ns, CLONE_NEWNS)) return failure->set("enter the template namespace");
-  if (unshare(CLONE_NEWNS)) return failure->set("unshare(CLONE_NEWNS)");
   if (!place_mounts(plan, failure) || !mount_kernel_views(base, failure)) return false;
-  if (syscall(SYS_pivot_root, ".", ".") || umount2(".", MNT_DETACH) || chdir("/"))
-    return failure->set("pivot_root");
-  return sethostname("sandbox", 7) == 0 || failure->set("sethostname");
+  return (syscall(SYS_pivot_root, ".", ".") == 0 && umount2(".", MNT_DETACH) == 0 &&
+          chdir("/") == 0) ||
+         failure->set("pivot_root");
 }
 
-/// Mounts made before are out of reach of everything inside this user namespace.
-bool enter_user_namespace(const Base& base, const SandboxPlan& plan, Failure* failure) {
+bool become_root(const Base& base, Failure* failure) {
   if (base.root_mode) {
-    if (setns(plan.user_ns, CLONE_NEWUSER)) return failure->set("enter the user namespace");
     if (syscall(SYS_setgroups, 0, nullptr) || setresgid(0, 0, 0) || setresuid(0, 0, 0))
       return failure->set("become the sandbox's root");
     return true;
@@ -146,16 +124,25 @@ void set_limits(const wire::SpawnRequest& request) {
 
 bool drop_privileges(const Base& base, Failure* failure) {
   for (int capability = 0; capability < 64; ++capability)
-    if (!(kBounding & bit(capability)) && prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) &&
-        errno != EINVAL)
+    if (!(kBoundingSet & capability_bit(capability)) &&
+        prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) && errno != EINVAL)
       return failure->set("drop capability %d", capability);
-  if (sys_capset(kInit, kBounding)) return failure->set("capset");
+  if (sys_capset(kInitSet, kBoundingSet)) return failure->set("capset");
   if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)) return failure->set("no_new_privs");
   if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)) return failure->set("PR_SET_DUMPABLE");
   sock_fprog program{base.seccomp_length, const_cast<sock_filter*>(base.seccomp)};
   if (syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_SPEC_ALLOW, &program))
     return failure->set("load the seccomp filter");
   return true;
+}
+
+/// Tells the keeper that all is ready and waits until the session's carrier has entered: it may
+/// look at this process only while it is dumpable.
+bool let_in(int link) {
+  char byte = 1;
+  bool done = prctl(PR_SET_DUMPABLE, 1, 0, 0, 0) == 0 && send_packet(link, &byte, 1, nullptr, 0) &&
+              read(link, &byte, 1) == 1;
+  return prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) == 0 && done;
 }
 
 /// Leaves standard descriptors on /dev/null and the control socket as descriptor 3.
@@ -171,21 +158,21 @@ bool keep_control_only(const SandboxPlan& plan, int* control) {
 void sandbox_main(const Base& base, const SandboxPlan& plan) {
   Failure failure;
   int control = plan.control_fd;
-  bool done = join_cgroups(plan, &failure);
-  if (done) {
-    prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
-    prctl(PR_SET_NAME, "espalier-init", 0, 0, 0);
-    setsid();
-    volunteer_for_oom(base);
-    raise_loopback();
-    done = (!plan.request.network || close_private_routes(&failure)) &&
-           enter_root(base, plan, &failure) && enter_user_namespace(base, plan, &failure);
-  }
+  prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+  prctl(PR_SET_NAME, "espalier-init", 0, 0, 0);
+  signal(SIGCHLD, SIG_DFL);
+  setsid();
+  volunteer_for_oom(base);
+  if (plan.new_network) raise_loopback();
+  bool done = (!plan.request.network || close_private_routes(&failure)) &&
+              enter_root(base, plan, &failure) && become_root(base, &failure);
   if (done) {
     set_limits(plan.request);
-    done = drop_privileges(base, &failure) &&
-           (keep_control_only(plan, &control) || failure.set("close descriptors"));
+    done = drop_privileges(base, &failure);
   }
+  prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);  // changing ids cleared it
+  done = done && (plan.link_fd < 0 || let_in(plan.link_fd) || failure.set("await the session")) &&
+         (keep_control_only(plan, &control) || failure.set("close descriptors"));
   if (!done) {
     wire::InitReply reply{};
     reply.header.op = wire::InitOp::failed;
@@ -194,8 +181,7 @@ void sandbox_main(const Base& base, const SandboxPlan& plan) {
     send_packet(control, &reply, sizeof reply, nullptr, 0);
     _exit(1);
   }
-  prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);  // changing ids cleared it
-  pid1_loop(control, base.root_mode);
+  pid1_loop(control, base.root_mode, plan.request);
 }
 
 }  // namespace espalier::envs::init

@@ -330,36 +330,20 @@ bool is_real_root() {
   return inside == 0 && outside == 0 && count == 4294967295ul;
 }
 
-}  // namespace
-
-int make_user_namespace(const Base& base, Failure* failure) {
-  int hold[2];
-  if (pipe2(hold, O_CLOEXEC)) return failure->set("pipe"), -1;
-  pid_t child = sys_clone(CLONE_NEWUSER, nullptr);
-  if (child < 0) return failure->set("clone(CLONE_NEWUSER)"), -1;
-  if (child == 0) {
-    close(hold[1]);
-    char byte;
-    (void)!read(hold[0], &byte, 1);
-    _exit(0);
+bool make_user_namespaces(Base* base, Failure* failure) {
+  base->user_ns[0] = make_user_namespace(*base, failure);
+  if (base->user_ns[0] < 0) return false;
+  // As many as the kernel lets nest; without the rest live forks go less deep.
+  Failure ignored;
+  for (base->user_ns_count = 1; base->user_ns_count <= wire::kMaxDepth; ++base->user_ns_count) {
+    int* ns = base->user_ns + base->user_ns_count;
+    *ns = nest_user_namespace(*base, ns[-1], &ignored);
+    if (*ns < 0) break;
   }
-  char path[64], map[64];
-  snprintf(map, sizeof map, "0 %u 65536", base.uid_base);
-  int ns = -1;
-  snprintf(path, sizeof path, "%d/uid_map", child);
-  bool mapped = write_text(base.proc_fd, path, map);
-  snprintf(path, sizeof path, "%d/gid_map", child);
-  mapped = mapped && write_text(base.proc_fd, path, map);
-  if (mapped) {
-    snprintf(path, sizeof path, "%d/ns/user", child);
-    ns = openat(base.proc_fd, path, O_RDONLY | O_CLOEXEC);
-  }
-  if (ns < 0) failure->set("map uids 0-65535 to %u-", base.uid_base);
-  close(hold[0]);
-  close(hold[1]);
-  waitpid(child, nullptr, 0);
-  return ns;
+  return true;
 }
+
+}  // namespace
 
 bool build_base(const wire::ConfigureRequest& request, const char* scratch, Base* base,
                 Failure* failure) {
@@ -372,8 +356,8 @@ bool build_base(const wire::ConfigureRequest& request, const char* scratch, Base
   }
   base->disk_upper = request.force_disk_upper || (!base->root_mode && !tmpfs_takes_user_xattrs());
   if (!build_root(base, scratch, failure) || !keep_template(base, failure)) return false;
-  if (base->root_mode) base->user_ns = make_user_namespace(*base, failure);
-  return !base->root_mode || base->user_ns >= 0;
+  if (unshare(CLONE_NEWUTS) || sethostname("sandbox", 7)) return failure->set("name the sandboxes");
+  return !base->root_mode || make_user_namespaces(base, failure);
 }
 
 }  // namespace espalier::envs::init

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mount.h>
+#include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -27,113 +28,20 @@ void close_all(const int* fds, size_t count) {
   for (size_t i = 0; i < count; ++i) close(fds[i]);
 }
 
-constexpr const char* kOverlayOptions[][2] = {
-    {"index", "off"}, {"metacopy", "off"}, {"redirect_dir", "nofollow"}, {"xino", "off"}};
-
-/// Detached overlay by the new mount calls; working directory is /l, so layers have short names.
-int overlay_by_fsconfig(const Base& base, const wire::SpawnRequest& request,
-                        const uint64_t* layers) {
-  int fs = sys_fsopen("overlay");
-  if (fs < 0) return -1;
-  char path[64];
-  bool done = true;
-  for (uint32_t i = 0; i < request.layer_count && done; ++i) {
-    snprintf(path, sizeof path, "%lx/u", layers[i]);
-    done = sys_fsconfig(fs, kFsconfigSetString, "lowerdir+", path) == 0;
-  }
-  done = done && sys_fsconfig(fs, kFsconfigSetString, "lowerdir+", "../skel") == 0;
-  snprintf(path, sizeof path, "%lx/u", request.header.id);
-  done = done && sys_fsconfig(fs, kFsconfigSetString, "upperdir", path) == 0;
-  snprintf(path, sizeof path, "%lx/w", request.header.id);
-  done = done && sys_fsconfig(fs, kFsconfigSetString, "workdir", path) == 0 &&
-         sys_fsconfig(fs, kFsconfigSetFlag, "volatile", nullptr) == 0;
-  for (auto& option : kOverlayOptions)
-    done = done && sys_fsconfig(fs, kFsconfigSetString, option[0], option[1]) == 0;
-  if (!base.root_mode) done = done && sys_fsconfig(fs, kFsconfigSetFlag, "userxattr", nullptr) == 0;
-  int mnt = -1;
-  if (done && sys_fsconfig(fs, kFsconfigCreate, nullptr, nullptr) == 0)
-    mnt = sys_fsmount(fs, kMountAttrNosuid | kMountAttrNodev);
-  int saved = errno;
-  close(fs);
-  errno = saved;
-  return mnt;
-}
-
-/// The same by mount(2), for kernels before 6.7: mounted aside, cloned, detached.
-int overlay_by_mount(const Base& base, const wire::SpawnRequest& request, const uint64_t* layers) {
-  static char options[4096];
-  size_t used = size_t(snprintf(options, sizeof options, "lowerdir="));
-  for (uint32_t i = 0; i < request.layer_count && used < sizeof options; ++i)
-    used += size_t(snprintf(options + used, sizeof options - used, "%lx/u:", layers[i]));
-  if (used < sizeof options)
-    used +=
-        size_t(snprintf(options + used, sizeof options - used,
-                        "../skel,upperdir=%lx/u,workdir=%lx/w,volatile,index=off,metacopy=off,"
-                        "redirect_dir=nofollow,xino=off%s",
-                        request.header.id, request.header.id, base.root_mode ? "" : ",userxattr"));
-  if (used >= sizeof options) {
-    errno = E2BIG;
-    return -1;
-  }
-  if (mount("overlay", "/m", "overlay", MS_NOSUID | MS_NODEV, options)) return -1;
-  int mnt = sys_open_tree("/m");
-  int saved = errno;
-  umount2("/m", MNT_DETACH);
-  errno = saved;
-  return mnt;
-}
-
-int make_overlay(Base* base, const wire::SpawnRequest& request, const uint64_t* layers,
-                 Failure* failure) {
-  int mnt = -1;
-  if (base->long_lowers) {
-    mnt = overlay_by_fsconfig(*base, request, layers);
-    if (mnt < 0 && errno == EINVAL) base->long_lowers = false;
-  }
-  if (!base->long_lowers) mnt = overlay_by_mount(*base, request, layers);
-  if (mnt < 0) failure->set("mount overlay with %u layers", request.layer_count + 1);
-  return mnt;
-}
-
-void handle_spawn(int socket, Base* base, const wire::SpawnRequest& request, const int* fds,
-                  size_t fd_count) {
+/// A copy of this process that waits in the given control groups (cradle.cc) or works on sessions
+/// (keeper.cc).
+void handle_helper(int socket, Base* base, const wire::SpawnerHeader& header, const int* fds,
+                   size_t fd_count) {
   Failure failure;
-  const auto* layers = reinterpret_cast<const uint64_t*>(&request + 1);
-  SandboxPlan plan;
-  plan.request = request;
-  plan.control_fd = fds[0];
-  plan.cgroup_fds = fds + 1;
-  plan.cgroup_count = fd_count - 1;
-  plan.user_ns = base->user_ns;
-  int out[2] = {-1, -1};
-  bool done =
-      make_upper(*base, request.header.id, request.upper_bytes, request.upper_inodes, &failure);
-  if (done && request.process_limit && base->root_mode) {
-    // The kernel counts RLIMIT_NPROC per user and user namespace.
-    plan.user_ns = make_user_namespace(*base, &failure);
-    done = plan.user_ns >= 0;
+  pid_t child = fd_count ? sys_clone(0, nullptr) : -1;
+  if (child == 0) {
+    prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+    close(socket);
+    if (header.op == wire::SpawnerOp::keeper) keeper_main(*base, fds[0]);
+    cradle_main(base, fds[0], fds + 1, fd_count - 1);
   }
-  if (done) {
-    plan.overlay_fd = make_overlay(base, request, layers, &failure);
-    done = plan.overlay_fd >= 0;
-  }
-  if (done) {
-    out[1] = openat(plan.overlay_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    uint64_t flags = CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWNET;
-    pid_t child = sys_clone(flags, &out[0]);
-    if (child == 0) sandbox_main(*base, plan);
-    done = child > 0 || failure.set("clone the sandbox's first process");
-  }
-  if (done) {
-    reply(socket, request.header, nullptr, 0, out, 2);
-  } else {
-    drop_layer(*base, request.header.id);
-    reply(socket, request.header, &failure);
-  }
-  if (out[0] >= 0) close(out[0]);
-  if (out[1] >= 0) close(out[1]);
-  if (plan.overlay_fd >= 0) close(plan.overlay_fd);
-  if (plan.user_ns != base->user_ns && plan.user_ns >= 0) close(plan.user_ns);
+  if (child < 0) failure.set("fork the supervisor");
+  reply(socket, header, child < 0 ? &failure : nullptr);
 }
 
 bool configure(int socket, Base* base, const char* message, size_t size) {
@@ -155,8 +63,9 @@ bool configure(int socket, Base* base, const char* message, size_t size) {
   remember_host_addresses();
   if (done && chdir("/l")) done = failure.set("chdir /l");
   base->skeleton_fd = open("/skel", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  uint32_t flags =
-      (base->root_mode ? wire::kModeRoot : 0u) | (base->disk_upper ? wire::kModeDiskUpper : 0u);
+  uint32_t flags = (base->root_mode ? wire::kModeRoot : 0u) |
+                   (base->disk_upper ? wire::kModeDiskUpper : 0u) |
+                   base->user_ns_count << wire::kModeDepthShift;
   reply(socket, request.header, done ? nullptr : &failure, flags);
   return done;
 }
@@ -169,9 +78,9 @@ void handle(int socket, Base* base, const char* message, size_t size, const int*
     case wire::SpawnerOp::configure:
       if (!configure(socket, base, message, size)) _exit(1);
       break;
-    case wire::SpawnerOp::spawn:
-      handle_spawn(socket, base, *reinterpret_cast<const wire::SpawnRequest*>(message), fds,
-                   fd_count);
+    case wire::SpawnerOp::cradle:
+    case wire::SpawnerOp::keeper:
+      handle_helper(socket, base, header, fds, fd_count);
       break;
     case wire::SpawnerOp::add_layer:
       handle_add_layer(socket, *base, *reinterpret_cast<const wire::LayerRequest*>(message),
@@ -195,7 +104,17 @@ void handle(int socket, Base* base, const char* message, size_t size, const int*
     case wire::SpawnerOp::export_layer:
       handle_export(socket, *base, *reinterpret_cast<const wire::LayerRequest*>(message), fds[0]);
       break;
+    default:
+      _exit(1);
   }
+}
+
+/// Cradles and keepers see their channels close as well; their groups can be removed once they are
+/// gone.
+[[noreturn]] void end() {
+  while (waitpid(-1, nullptr, __WALL) > 0 || errno == EINTR) {
+  }
+  _exit(0);
 }
 
 }  // namespace
@@ -221,7 +140,7 @@ void spawner_main(int socket) {
     int fds[wire::kMaxFds];
     size_t fd_count = 0;
     ssize_t n = receive_packet(socket, g_message, sizeof g_message, fds, &fd_count);
-    if (n <= 0) _exit(0);
+    if (n <= 0) end();
     if (size_t(n) >= sizeof(wire::SpawnerHeader))
       handle(socket, &base, g_message, size_t(n), fds, fd_count);
     close_all(fds, fd_count);

@@ -1,5 +1,7 @@
 // The spawner: one small single-threaded process per backend that owns the private mount namespace
-// in which all layers lie, and from which every sandbox is cloned. It ends when its socket does.
+// in which all layers lie. It ends when its socket does. Copies of it do the work that waits:
+// cradles bring up sandboxes, each in the control groups it sits in (joining one can take
+// milliseconds, so that has been done by then); keepers freeze sessions and copy them.
 #pragma once
 
 #include <stddef.h>
@@ -21,7 +23,10 @@ struct Base {
   int proc_fd = -1;         // the host's /proc
   int skeleton_fd = -1;     // the lowest layer
   int template_ns = -1;     // mount namespace each sandbox starts from
-  int user_ns = -1;         // root mode: the shifted user namespace
+  // Root mode: shifted user namespaces, each in the one before it. The agent owns all but the
+  // first, so that a process of his in one may enter the next.
+  int user_ns[wire::kMaxDepth + 2];
+  uint32_t user_ns_count = 0;
   const sock_filter* seccomp = nullptr;
   uint16_t seccomp_length = 0;
 
@@ -37,20 +42,26 @@ bool build_base(const wire::ConfigureRequest& request, const char* scratch, Base
 
 /// A user namespace with sandbox uids 0.. mapped to base.uid_base..; -1 on failure.
 int make_user_namespace(const Base& base, Failure* failure);
+/// The same inside the namespace `outer`, owned by the agent.
+int nest_user_namespace(const Base& base, int outer, Failure* failure);
 
 /// What the cloned child needs to become a sandbox.
 struct SandboxPlan {
-  int overlay_fd = -1;  // detached overlay mount
-  int control_fd = -1;  // init's end of the control socket
-  const int* cgroup_fds = nullptr;
-  size_t cgroup_count = 0;
-  int user_ns = -1;
+  int overlay_fd = -1;       // detached overlay mount
+  int control_fd = -1;       // init's end of the control socket
+  int link_fd = -1;          // to the keeper that puts a copied session into it; -1: none
+  bool new_network = false;  // its network namespace is a fresh one
   wire::SpawnRequest request{};
 };
 
 /// Runs in the child of the clone; never returns (sandbox.cc, pid1.cc).
 [[noreturn]] void sandbox_main(const Base& base, const SandboxPlan& plan);
-[[noreturn]] void pid1_loop(int control_fd, bool root_mode);
+[[noreturn]] void pid1_loop(int control_fd, bool root_mode, const wire::SpawnRequest& request);
+
+/// Joins the groups and brings up sandboxes in them until the channel closes (cradle.cc).
+[[noreturn]] void cradle_main(Base* base, int channel, const int* groups, size_t group_count);
+/// Freezes and copies sessions until the channel closes (keeper.cc).
+[[noreturn]] void keeper_main(const Base& base, int channel);
 
 /// Serves requests on `socket` until it closes.
 [[noreturn]] void spawner_main(int socket);

@@ -41,7 +41,7 @@ pid_t sys_clone(uint64_t flags, int* pidfd) {
   clone_args args{};
   args.flags = flags | (pidfd ? CLONE_PIDFD : 0);
   args.pidfd = reinterpret_cast<uint64_t>(pidfd);
-  args.exit_signal = SIGCHLD;
+  args.exit_signal = flags & CLONE_PARENT ? 0 : SIGCHLD;  // the kernel takes its parent's
   return pid_t(syscall(SYS_clone3, &args, sizeof args));
 }
 

@@ -1,0 +1,241 @@
+// A cradle: a process that sits in one sandbox's control groups and brings that sandbox's init up,
+// so that it is in them from its first instant. Used again once the sandbox is gone.
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <initializer_list>
+
+#include "envs/sandbox/init/layers.h"
+
+namespace espalier::envs::init {
+namespace {
+
+constexpr size_t kMaxGroups = wire::kMaxFds;
+constexpr int kAdoptionPasses = 50;
+constexpr size_t kMaxFamily = 4096;
+
+alignas(16) char g_message[wire::kMaxMessageBytes];
+alignas(16) char g_stack[1 << 20];
+// Network namespaces are dear to make; nobody inside can change one. The last used of each depth.
+int g_networks[wire::kMaxDepth + 1];
+int g_groups[kMaxGroups];
+size_t g_group_count = 0;
+pid_t g_init = 0;  // of the sandbox brought up last
+
+struct Birth {
+  const Base* base;
+  const SandboxPlan* plan;
+  int holder;   // pidfd of the init whose process namespace it is nested in; -1: the spawner's
+  int user_ns;  // -1: none (unprivileged)
+  int network;  // to be used again; -1: none
+  pid_t pid = -1;
+  int pidfd = -1;
+  bool new_network = true;
+  Failure failure = {};
+};
+
+/// Nothing of an earlier sandbox may show: sockets go with their processes, but closed connections
+/// hold their ports for a while.
+bool network_is_clean(const Base& base) {
+  char text[512];
+  int fd = openat(base.proc_fd, "thread-self/net/sockstat", O_RDONLY | O_CLOEXEC);
+  ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
+  if (fd >= 0) close(fd);
+  if (n <= 0) return false;
+  text[n] = 0;
+  return strstr(text, "TCP: inuse 0 orphan 0 tw 0 ") != nullptr;
+}
+
+/// Shares memory and descriptors with the cradle, which waits until this ends; so what is entered
+/// here is left with it.
+int give_birth(void* argument) {
+  Birth& birth = *static_cast<Birth*>(argument);
+  const Base& base = *birth.base;
+  Failure& failure = birth.failure;
+  uint64_t flags = CLONE_PARENT | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWNS | CLONE_NEWCGROUP;
+  if (birth.holder >= 0 && setns(birth.holder, CLONE_NEWPID))
+    return failure.set("enter the process namespace");
+  if (birth.network >= 0 && !birth.plan->request.network &&
+      setns(birth.network, CLONE_NEWNET) == 0 && network_is_clean(base)) {
+    birth.new_network = false;
+  } else {
+    flags |= CLONE_NEWNET;
+  }
+  if (setns(base.template_ns, CLONE_NEWNS)) return failure.set("enter the template namespace");
+  // What it is born with is owned by its user namespace, so that a copied session may enter it.
+  if (birth.user_ns >= 0 && setns(birth.user_ns, CLONE_NEWUSER))
+    return failure.set("enter the user namespace");
+  birth.pid = sys_clone(flags, &birth.pidfd);
+  if (birth.pid == 0) {
+    SandboxPlan plan = *birth.plan;
+    plan.new_network = birth.new_network;
+    sandbox_main(base, plan);
+  }
+  return birth.pid > 0 || failure.set("clone the sandbox's first process");
+}
+
+/// Runs `give_birth` in a child that shares memory, so that nothing is copied for it.
+bool bear(Birth* birth) {
+  pid_t child = clone(give_birth, g_stack + sizeof g_stack,
+                      CLONE_VM | CLONE_VFORK | CLONE_FILES | SIGCHLD, birth);
+  if (child < 0) return birth->failure.set("clone");
+  return birth->pid > 0;
+}
+
+void keep_network(const Base& base, const Birth& birth, uint32_t depth) {
+  if (!birth.new_network || birth.plan->request.network) return;
+  char path[64];
+  snprintf(path, sizeof path, "%d/ns/net", birth.pid);
+  int fd = openat(base.proc_fd, path, O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return;
+  if (g_networks[depth] >= 0) close(g_networks[depth]);
+  g_networks[depth] = fd;
+}
+
+bool choose_user_namespace(const Base& base, const wire::SpawnRequest& request, int* ns,
+                           Failure* failure) {
+  *ns = -1;
+  if (!base.root_mode) return true;
+  errno = ENOSPC;
+  if (request.depth >= base.user_ns_count) return failure->set("%u live forks deep", request.depth);
+  // The kernel counts RLIMIT_NPROC per user and user namespace.
+  *ns = request.process_limit ? make_user_namespace(base, failure)
+                              : fcntl(base.user_ns[request.depth], F_DUPFD_CLOEXEC, 0);
+  return *ns >= 0;
+}
+
+void handle_spawn(int channel, Base* base, const wire::SpawnRequest& request, const int* fds,
+                  size_t fd_count) {
+  const auto* layers = reinterpret_cast<const uint64_t*>(&request + 1);
+  SandboxPlan plan;
+  plan.request = request;
+  plan.control_fd = fds[0];
+  plan.link_fd = fd_count > 2 ? fds[2] : -1;
+  Birth birth{base, &plan, fd_count > 1 ? fds[1] : -1, -1, -1};
+  Failure& failure = birth.failure;
+  int out[2] = {-1, -1};
+  bool done =
+      choose_user_namespace(*base, request, &birth.user_ns, &failure) &&
+      make_upper(*base, request.header.id, request.upper_bytes, request.upper_inodes, &failure);
+  if (done) birth.network = g_networks[request.depth];
+  if (done) plan.overlay_fd = make_overlay(base, request, layers, &failure);
+  done = done && plan.overlay_fd >= 0;
+  if (done) out[1] = openat(plan.overlay_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  done = done && bear(&birth);
+  out[0] = birth.pidfd;
+  if (done && plan.link_fd >= 0) {
+    char byte = 0;
+    send_packet(plan.link_fd, &byte, 1, out, 1);
+  }
+  if (done) {
+    keep_network(*base, birth, request.depth);
+    g_init = birth.pid;
+    reply(channel, request.header, nullptr, uint32_t(birth.pid), out, 2);
+  } else {
+    drop_layer(*base, request.header.id);
+    reply(channel, request.header, &failure);
+  }
+  for (int fd : {out[0], out[1], plan.overlay_fd, birth.user_ns})
+    if (fd >= 0) close(fd);
+}
+
+bool read_process_namespace(const Base& base, pid_t pid, char* out, size_t size) {
+  char path[64];
+  snprintf(path, sizeof path, "%d/ns/pid", pid);
+  ssize_t n = readlinkat(base.proc_fd, path, out, size - 1);
+  out[n < 0 ? 0 : n] = 0;
+  return n > 0;
+}
+
+/// Moves a process, unless it is not one of the sandbox's: its pid may be another's by now.
+bool move_to_groups(const Base& base, pid_t pid) {
+  char ours[64], its[64];
+  if (!read_process_namespace(base, g_init, ours, sizeof ours) ||
+      !read_process_namespace(base, pid, its, sizeof its) || strcmp(ours, its))
+    return false;
+  char text[32];
+  int length = snprintf(text, sizeof text, "%d", pid);
+  for (size_t i = 0; i < g_group_count; ++i)
+    if (write(g_groups[i], text, size_t(length)) != length) return false;
+  return true;
+}
+
+size_t list_children(const Base& base, pid_t pid, pid_t* out, size_t capacity) {
+  char path[64];
+  static char text[32 * 1024];
+  snprintf(path, sizeof path, "%d/task/%d/children", pid, pid);
+  int fd = openat(base.proc_fd, path, O_RDONLY | O_CLOEXEC);
+  ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
+  if (fd >= 0) close(fd);
+  if (n <= 0) return 0;
+  text[n] = 0;
+  size_t count = 0;
+  char* at = text;
+  for (char* end; count < capacity && *at; at = end) {
+    long child = strtol(at, &end, 10);
+    if (end == at) break;
+    out[count++] = pid_t(child);
+  }
+  return count;
+}
+
+/// The copied session was born in its original's groups. What it has started by now is moved after
+/// it; whatever those start in the meantime is found in the next pass.
+void handle_adopt(const Base& base, pid_t session) {
+  static pid_t family[kMaxFamily];
+  size_t moved = 0;
+  for (int pass = 0; pass < kAdoptionPasses; ++pass) {
+    size_t count = 1;
+    family[0] = session;
+    for (size_t i = 0; i < count; ++i)
+      count += list_children(base, family[i], family + count, kMaxFamily - count);
+    if (count <= moved) return;
+    for (size_t i = 0; i < count; ++i) move_to_groups(base, family[i]);
+    moved = count;
+  }
+}
+
+void handle(Base* base, int channel, size_t size, const int* fds, size_t fd_count) {
+  wire::SpawnerHeader header;
+  memcpy(&header, g_message, sizeof header);
+  if (header.op == wire::SpawnerOp::spawn && fd_count && size >= sizeof(wire::SpawnRequest))
+    return handle_spawn(channel, base, *reinterpret_cast<const wire::SpawnRequest*>(g_message), fds,
+                        fd_count);
+  if (header.op != wire::SpawnerOp::adopt) _exit(1);
+  handle_adopt(*base, reinterpret_cast<const wire::AdoptRequest*>(g_message)->pid);
+}
+
+}  // namespace
+
+void cradle_main(Base* base, int channel, const int* groups, size_t group_count) {
+  prctl(PR_SET_NAME, "espalier-cradle", 0, 0, 0);
+  signal(SIGCHLD, SIG_IGN);  // inits are not waited for: the trainer has their pidfds
+  sigset_t none;
+  sigemptyset(&none);
+  sigprocmask(SIG_SETMASK, &none, nullptr);
+  for (int& network : g_networks) network = -1;
+  for (size_t i = 0; i < group_count; ++i) {
+    g_groups[g_group_count++] = groups[i];
+    (void)!write(groups[i], "0", 1);
+  }
+  for (;;) {
+    int fds[wire::kMaxFds];
+    size_t fd_count = 0;
+    ssize_t n = receive_packet(channel, g_message, sizeof g_message, fds, &fd_count);
+    if (n <= 0) _exit(0);
+    if (size_t(n) >= sizeof(wire::SpawnerHeader)) handle(base, channel, size_t(n), fds, fd_count);
+    for (size_t i = 0; i < fd_count; ++i) close(fds[i]);
+  }
+}
+
+}  // namespace espalier::envs::init

@@ -1,0 +1,279 @@
+#include "envs/sandbox/init/inspect.h"
+
+#include <ctype.h>
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/kcmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+namespace espalier::envs::init {
+namespace {
+
+constexpr unsigned kMemoryDevices = 1;  // major number of /dev/null, zero, full, random, …
+
+/// A file of /proc/PID, NUL-terminated; nullptr: not there. Valid until the next call.
+const char* read_proc(const Base& base, pid_t pid, const char* name) {
+  static char text[256 * 1024];
+  char path[96];
+  snprintf(path, sizeof path, "%d/%s", pid, name);
+  int fd = openat(base.proc_fd, path, O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return nullptr;
+  size_t used = 0;
+  for (ssize_t n;
+       used + 1 < sizeof text && (n = read(fd, text + used, sizeof text - 1 - used)) > 0;)
+    used += size_t(n);
+  close(fd);
+  text[used] = 0;
+  return text;
+}
+
+ssize_t read_link(const Base& base, pid_t pid, const char* name, char* out, size_t size) {
+  char path[64];
+  snprintf(path, sizeof path, "%d/%s", pid, name);
+  ssize_t n = readlinkat(base.proc_fd, path, out, size - 1);
+  out[n < 0 ? 0 : n] = 0;
+  return n;
+}
+
+/// The value of a line "NAME:\tvalue".
+const char* field(const char* text, const char* name) {
+  size_t length = strlen(name);
+  for (const char* line = text; line; line = strchr(line, '\n')) {
+    if (*line == '\n') ++line;
+    if (!strncmp(line, name, length) && line[length] == ':') {
+      line += length + 1;
+      return line + strspn(line, " \t");
+    }
+  }
+  return nullptr;
+}
+
+uint64_t number(const char* text, const char* name, int radix) {
+  const char* value = field(text, name);
+  return value ? strtoull(value, nullptr, radix) : 0;
+}
+
+bool ends_with(const char* text, const char* end) {
+  size_t length = strlen(text), wanted = strlen(end);
+  return length >= wanted && !strcmp(text + length - wanted, end);
+}
+
+void read_pids(const char* status, SessionIdentity* session) {
+  const char* at = field(status, "NSpid");
+  session->middle_pid = session->inner_pid = 0;
+  for (char* end; at && *at && *at != '\n'; at = end) {
+    long pid = strtol(at, &end, 10);
+    if (end == at) break;
+    session->middle_pid = session->inner_pid;
+    session->inner_pid = pid_t(pid);
+  }
+}
+
+}  // namespace
+
+bool Refusal::set(bool may_pass, const char* format, ...) {
+  passing = may_pass;
+  va_list arguments;
+  va_start(arguments, format);
+  vsnprintf(text, sizeof text, format, arguments);
+  va_end(arguments);
+  return false;
+}
+
+bool identify(const Base& base, SessionIdentity* session) {
+  const char* status = read_proc(base, session->outer_pid, "status");
+  if (!status) return false;
+  read_pids(status, session);
+  constexpr const char* kSets[] = {"CapEff", "CapPrm", "CapInh"};
+  for (int i = 0; i < 3; ++i) session->capabilities[i] = number(status, kSets[i], 16);
+  if (const char* ids = field(status, "Uid"))
+    sscanf(ids, "%u %u %u", &session->ids[0], &session->ids[1], &session->ids[2]);
+  char program[PATH_MAX];
+  read_link(base, session->outer_pid, "exe", program, sizeof program);
+  session->is_bash = ends_with(program, "/bash");
+  return true;
+}
+
+pid_t find_session(const Base& base, pid_t init, pid_t inner_pid) {
+  char name[48], children[4096];
+  snprintf(name, sizeof name, "task/%d/children", init);
+  const char* text = read_proc(base, init, name);
+  snprintf(children, sizeof children, "%s", text ? text : "");
+  char* at = children;
+  for (char* end;; at = end) {
+    SessionIdentity child;
+    child.outer_pid = pid_t(strtol(at, &end, 10));
+    if (end == at) return 0;
+    if (identify(base, &child) && child.inner_pid == inner_pid) return child.outer_pid;
+  }
+}
+
+bool check_processes(const Base& base, const SessionIdentity& session, pid_t init, Refusal* why) {
+  char name[48];
+  snprintf(name, sizeof name, "task/%d/children", session.outer_pid);
+  const char* text = read_proc(base, session.outer_pid, name);
+  if (!text) return why->set(false, "the session has ended");
+  if (*text) return why->set(true, "the session has child processes");
+  snprintf(name, sizeof name, "task/%d/children", init);
+  text = read_proc(base, init, name);
+  for (char* end; text && *text; text = end) {
+    pid_t pid = pid_t(strtol(text, &end, 10));
+    if (end == text) break;
+    if (pid != session.outer_pid)
+      return why->set(true, "another process runs beside the session, left by a command");
+  }
+  const char* status = read_proc(base, session.outer_pid, "status");
+  if (!status) return why->set(false, "the session has ended");
+  const char* state = field(status, "State");
+  if (state && (*state == 'Z' || *state == 'X')) return why->set(false, "the session has ended");
+  if (state && (*state == 'T' || *state == 't')) return why->set(false, "the session is stopped");
+  if (number(status, "Threads", 10) != 1) return why->set(false, "the session has threads");
+  if (number(status, "SigPnd", 16) || number(status, "ShdPnd", 16))
+    return why->set(true, "a signal waits to be taken by the session");
+  if (number(status, "SigIgn", 16) & (uint64_t{1} << (SIGTRAP - 1)))
+    return why->set(false, "the session ignores SIGTRAP");
+  const char* timers = read_proc(base, session.outer_pid, "timers");
+  if (timers && *timers) return why->set(false, "the session has a POSIX timer");
+  return true;
+}
+
+bool check_memory(const Base& base, const SessionIdentity& session, Refusal* why) {
+  const char* maps = read_proc(base, session.outer_pid, "maps");
+  if (!maps || !*maps) return why->set(false, "the session has ended");
+  for (const char* line = maps; *line;) {
+    const char* rights = strchr(line, ' ');
+    const char* end = strchr(line, '\n');
+    if (!rights || !end) return why->set(false, "the session has too many mappings");
+    if (rights[2] == 'w' && rights[4] == 's')
+      return why->set(false, "the session shares writable memory (%.*s)",
+                      int(end - line > 120 ? 120 : end - line), line);
+    line = end + 1;
+  }
+  return true;
+}
+
+namespace {
+
+struct Target {
+  char link[PATH_MAX];
+  struct stat st;
+};
+
+const char* store(Inventory* inventory, const char* path) {
+  size_t size = strlen(path) + 1;
+  if (inventory->path_bytes + size > Inventory::kPathBytes) return nullptr;
+  char* at = inventory->paths + inventory->path_bytes;
+  memcpy(at, path, size);
+  inventory->path_bytes += size;
+  return at;
+}
+
+bool judge_file(const Target& target, Inventory* inventory, CarriedFd* fd, Refusal* why) {
+  bool writable = (fd->flags & O_ACCMODE) != O_RDONLY && !(fd->flags & O_PATH);
+  if (writable)
+    return why->set(false, "descriptor %d is open for writing (%.160s)", fd->fd, target.link);
+  if (target.link[0] != '/') return why->set(false, "descriptor %d is %.160s", fd->fd, target.link);
+  bool deleted = target.st.st_nlink == 0 || ends_with(target.link, " (deleted)");
+  if (deleted && (fd->flags & O_PATH || S_ISDIR(target.st.st_mode)))
+    return why->set(false, "descriptor %d is a deleted directory", fd->fd);
+  fd->how = deleted ? Carry::reopen_deleted : Carry::reopen;
+  fd->path = deleted ? "" : store(inventory, target.link);
+  return fd->path || why->set(false, "the session has too many files open");
+}
+
+bool judge(const Target& target, const SessionPipes& pipes, Inventory* inventory, CarriedFd* fd,
+           Refusal* why) {
+  mode_t type = target.st.st_mode & S_IFMT;
+  if (type == S_IFREG || type == S_IFDIR) return judge_file(target, inventory, fd, why);
+  fd->inode = target.st.st_ino;
+  if (type == S_IFIFO && !strncmp(target.link, "pipe:[", 6)) {
+    fd->how = fd->inode == pipes.output    ? Carry::output
+              : fd->inode == pipes.command ? Carry::command
+              : fd->inode == pipes.status  ? Carry::status
+                                           : Carry::duplicate_pipe;
+    return true;
+  }
+  if (type == S_IFCHR && major(target.st.st_rdev) == kMemoryDevices) {
+    fd->how = Carry::inherit;
+    return true;
+  }
+  const char* kind = type == S_IFSOCK ? "a socket" : type == S_IFIFO ? "a named pipe" : target.link;
+  return why->set(false, "descriptor %d is %.160s", fd->fd, kind);
+}
+
+bool describe_fd(const Base& base, pid_t pid, CarriedFd* fd, Target* target) {
+  char name[48];
+  snprintf(name, sizeof name, "fd/%d", fd->fd);
+  if (read_link(base, pid, name, target->link, sizeof target->link) <= 0) return false;
+  char path[64];
+  snprintf(path, sizeof path, "%d/fd/%d", pid, fd->fd);
+  if (fstatat(base.proc_fd, path, &target->st, 0)) return false;
+  snprintf(name, sizeof name, "fdinfo/%d", fd->fd);
+  const char* info = read_proc(base, pid, name);
+  if (!info) return false;
+  fd->offset = int64_t(number(info, "pos", 10));
+  fd->flags = int(number(info, "flags", 8));
+  return true;
+}
+
+/// Descriptors made by dup() share their offset; so must those of the copy.
+void find_twin(pid_t pid, Inventory* inventory, CarriedFd* fd) {
+  if (fd->how != Carry::reopen && fd->how != Carry::reopen_deleted &&
+      fd->how != Carry::duplicate_pipe)
+    return;
+  for (size_t i = 0; i < inventory->fd_count; ++i) {
+    const CarriedFd& other = inventory->fds[i];
+    if (other.how != fd->how ||
+        syscall(SYS_kcmp, pid, pid, KCMP_FILE, long{other.fd}, long{fd->fd}) != 0)
+      continue;
+    fd->how = Carry::same_as;
+    fd->other = other.fd;
+    return;
+  }
+}
+
+}  // namespace
+
+bool take_inventory(const Base& base, const SessionIdentity& session, const SessionPipes& pipes,
+                    Inventory* inventory, Refusal* why) {
+  static Target target;
+  pid_t pid = session.outer_pid;
+  inventory->fd_count = inventory->path_bytes = 0;
+  read_link(base, pid, "cwd", inventory->directory, sizeof inventory->directory);
+  if (inventory->directory[0] != '/' || ends_with(inventory->directory, " (deleted)"))
+    return why->set(false, "the session's working directory is gone");
+  char path[32];
+  snprintf(path, sizeof path, "%d/fd", pid);
+  int list = openat(base.proc_fd, path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  DIR* dir = list < 0 ? nullptr : fdopendir(list);
+  if (!dir) return why->set(false, "the session has ended");
+  bool done = true;
+  while (dirent* entry = done ? readdir(dir) : nullptr) {
+    if (!isdigit(static_cast<unsigned char>(entry->d_name[0]))) continue;
+    if (inventory->fd_count == Inventory::kMaxFds) {
+      done = why->set(false, "the session has more than %zu descriptors", Inventory::kMaxFds);
+      break;
+    }
+    CarriedFd fd{};
+    fd.fd = atoi(entry->d_name);
+    done = describe_fd(base, pid, &fd, &target) ||
+           why->set(true, "descriptor %d cannot be looked at", fd.fd);
+    done = done && judge(target, pipes, inventory, &fd, why);
+    if (!done) break;
+    find_twin(pid, inventory, &fd);
+    inventory->fds[inventory->fd_count++] = fd;
+  }
+  closedir(dir);
+  return done;
+}
+
+}  // namespace espalier::envs::init

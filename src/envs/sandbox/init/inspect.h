@@ -1,0 +1,78 @@
+// What a session consists of beside its memory, and whether a copy of it can have all of that.
+#pragma once
+
+#include <limits.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "envs/sandbox/init/spawner.h"
+
+namespace espalier::envs::init {
+
+enum class Carry : uint8_t {
+  inherit,  // the copy has it by being one: /dev/null and the like
+  output,   // the session's own pipes: the copy gets new ones
+  command,
+  status,
+  reopen,  // by its path, at the same offset
+  reopen_deleted,
+  duplicate_pipe,  // a pipe nobody else has: a new one with the same content
+  same_as,         // shares its offset with an earlier one
+};
+
+struct CarriedFd {
+  int fd;
+  int flags;  // as open(2)
+  int64_t offset;
+  uint64_t inode;
+  Carry how;
+  int other;         // same_as: that descriptor
+  const char* path;  // reopen
+};
+
+/// Who it is, as /proc tells it.
+struct SessionIdentity {
+  pid_t outer_pid = 0;   // as this process sees it
+  pid_t inner_pid = 0;   // as its own init sees it
+  pid_t middle_pid = 0;  // as the init around that sees it; 0: there is none
+  uint64_t vdso = 0;
+  uint64_t capabilities[3] = {0, 0, 0};  // effective, permitted, inheritable
+  uint32_t ids[3] = {0, 0, 0};           // real, effective, saved uid, as this process sees them
+  bool is_bash = false;
+};
+
+/// Pipes of the session, by inode.
+struct SessionPipes {
+  uint64_t output, command, status;
+};
+
+struct Inventory {
+  static constexpr size_t kMaxFds = 48;
+  static constexpr size_t kPathBytes = 16 * 1024;
+  CarriedFd fds[kMaxFds];
+  size_t fd_count = 0;
+  char paths[kPathBytes];
+  size_t path_bytes = 0;
+  char directory[PATH_MAX];  // the working directory
+};
+
+/// Why a session cannot be copied: what is in its way, and whether that may be about to end.
+struct Refusal {
+  char text[256] = {0};
+  bool passing = false;
+  bool set(bool may_pass, const char* format, ...) __attribute__((format(printf, 3, 4)));
+};
+
+/// Fills in all but outer_pid, which is set. False when it has ended.
+bool identify(const Base& base, SessionIdentity* session);
+/// The child of `init` that its init sees as inner_pid; 0: none.
+pid_t find_session(const Base& base, pid_t init, pid_t inner_pid);
+/// False, with the refusal set, where something of the session, of its process or of the others in
+/// its sandbox would be missing in a copy. `init` is the first process of its process namespace.
+bool check_processes(const Base& base, const SessionIdentity& session, pid_t init, Refusal* why);
+bool check_memory(const Base& base, const SessionIdentity& session, Refusal* why);
+bool take_inventory(const Base& base, const SessionIdentity& session, const SessionPipes& pipes,
+                    Inventory* inventory, Refusal* why);
+
+}  // namespace espalier::envs::init

@@ -1,0 +1,205 @@
+#include "envs/sandbox/init/live_fork.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/sched.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/ptrace.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <unistd.h>
+
+#include <new>
+
+#include "envs/sandbox/init/layers.h"
+
+namespace espalier::envs::init {
+namespace {
+
+constexpr int kTimers[] = {ITIMER_REAL, ITIMER_VIRTUAL, ITIMER_PROF};
+
+// Not in the C library's headers of every distribution.
+constexpr auto kGetRseq = static_cast<__ptrace_request>(0x420f);
+struct RseqConfiguration {
+  uint64_t address;
+  uint32_t bytes, signature, flags, padding;
+};
+
+uint64_t find_vdso(const Base& base, pid_t pid) {
+  char path[32], line[512];
+  snprintf(path, sizeof path, "%d/maps", pid);
+  int fd = openat(base.proc_fd, path, O_RDONLY | O_CLOEXEC);
+  FILE* maps = fd < 0 ? nullptr : fdopen(fd, "r");
+  if (!maps) return 0;
+  uint64_t address = 0;
+  while (!address && fgets(line, sizeof line, maps))
+    if (strstr(line, "[vdso]")) address = strtoull(line, nullptr, 16);
+  fclose(maps);
+  return address;
+}
+
+pid_t pid_of(const Base& base, int pidfd) {
+  char path[48], text[512];
+  snprintf(path, sizeof path, "self/fdinfo/%d", pidfd);
+  int fd = openat(base.proc_fd, path, O_RDONLY | O_CLOEXEC);
+  ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
+  if (fd >= 0) close(fd);
+  text[n < 0 ? 0 : n] = 0;
+  const char* at = strstr(text, "Pid:");
+  return at ? pid_t(atoi(at + 4)) : 0;
+}
+
+}  // namespace
+
+Script* new_script(uint64_t area) {
+  alignas(Script) static char memory[sizeof(Script)];
+  return new (memory) Script(area);
+}
+
+namespace {
+
+/// Maps the area scripts lie in, into the session's memory.
+bool make_area(Frozen* frozen) {
+  pid_t pid = frozen->session.outer_pid;
+  frozen->gadget = find_gadget(pid, frozen->session.vdso);
+  errno = ENOEXEC;
+  if (!frozen->gadget) return false;
+  Call map{SYS_mmap,
+           {0, Script::kAreaBytes, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS,
+            ~uint64_t{0}, 0},
+           0,
+           0};
+  int64_t address = call_at(pid, frozen->state.registers, frozen->gadget, map);
+  if (address < 0 && address > -4096) {
+    errno = int(-address);
+    return false;
+  }
+  frozen->area = uint64_t(address);
+  return Script::prepare(pid, frozen->area);
+}
+
+bool remove_area(const Frozen& frozen, pid_t pid) {
+  Call unmap{SYS_munmap, {frozen.area, Script::kAreaBytes, 0, 0, 0, 0}, 0, 0};
+  return call_at(pid, frozen.state.registers, frozen.gadget, unmap) == 0;
+}
+
+/// What the kernel keeps for it, and a way to hand its carriers descriptors.
+bool ask_session(Frozen* frozen) {
+  pid_t pid = frozen->session.outer_pid;
+  Script* script = new_script(frozen->area);
+  auto& kernel = frozen->kernel;
+  uint64_t sockets = script->data(nullptr, 8);
+  uint64_t stack = script->data(nullptr, sizeof kernel.alternative_stack);
+  uint64_t robust = script->data(nullptr, 16);
+  uint64_t timers = script->data(nullptr, sizeof kernel.timers);
+  script->call(SYS_socketpair, AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sockets);
+  script->call(SYS_sigaltstack, 0, stack);
+  script->call_flagged(kMayFail, SYS_get_robust_list, 0, robust, robust + 8);
+  for (int i = 0; i < 3; ++i)
+    script->call(SYS_getitimer, uint64_t(kTimers[i]), timers + uint64_t(i) * 32);
+  size_t dumpable = script->call(SYS_prctl, PR_GET_DUMPABLE);
+  if (!script->run(pid, frozen->state.registers)) return false;
+  memcpy(frozen->its_sockets, script->read_back(sockets), sizeof frozen->its_sockets);
+  memcpy(kernel.alternative_stack, script->read_back(stack), sizeof kernel.alternative_stack);
+  memcpy(&kernel.robust_list, script->read_back(robust), 16);
+  memcpy(kernel.timers, script->read_back(timers), sizeof kernel.timers);
+  frozen->dumpable = int32_t(script->result(dumpable));
+  RseqConfiguration rseq{};
+  if (ptrace(kGetRseq, pid, sizeof rseq, &rseq) > 0) {
+    kernel.rseq = rseq.address;
+    kernel.rseq_bytes = rseq.bytes;
+    kernel.rseq_signature = rseq.signature;
+  }
+  int pidfd = int(syscall(SYS_pidfd_open, pid, 0));
+  if (pidfd >= 0) {
+    frozen->socket = int(syscall(SYS_pidfd_getfd, pidfd, frozen->its_sockets[0], 0));
+    close(pidfd);
+  }
+  return frozen->socket >= 0;
+}
+
+/// Everything that is looked at before anything changes. The session is stopped.
+bool inspect(const Base& base, Frozen* frozen, pid_t init, Refusal* why) {
+  return identify(base, &frozen->session) && check_processes(base, frozen->session, init, why) &&
+         check_memory(base, frozen->session, why) &&
+         take_inventory(base, frozen->session, frozen->pipes, &frozen->inventory, why);
+}
+
+bool seal_upper(const Base& base, Frozen* frozen, bool* empty, Refusal* why) {
+  int dir = open_layer(frozen->id);
+  if (dir < 0) return why->set(false, "its files are gone");
+  *empty = is_empty(dir);
+  close(dir);
+  if (*empty) return true;
+  Failure failure;
+  if (!seal(base, frozen->id, &failure))
+    return why->set(true, "a file is open for writing (%.200s)", failure.text);
+  frozen->sealed = true;
+  return true;
+}
+
+uint32_t refused(const Base& base, Frozen* frozen, const Refusal& why) {
+  if (frozen->session.outer_pid) detach(frozen->session.outer_pid);
+  return (why.passing ? wire::kBusy : wire::kNotCarried) |
+         (frozen->session.is_bash ? wire::kIsBash : 0u);
+}
+
+}  // namespace
+
+uint32_t freeze(const Base& base, const wire::FreezeRequest& request, int init_pidfd,
+                Frozen* frozen, Refusal* why) {
+  SessionIdentity& session = frozen->session;
+  frozen->pipes = {request.output, request.command, request.status};
+  pid_t init = pid_of(base, init_pidfd);
+  pid_t pid = request.outer_pid ? request.outer_pid : find_session(base, init, request.shell_pid);
+  session.outer_pid = pid;
+  if (!pid || !identify(base, &session) || !check_processes(base, session, init, why)) {
+    session.outer_pid = 0;  // not held
+    return refused(base, frozen, *why);
+  }
+  Failure failure;
+  if (!attach(pid, &failure)) {
+    why->set(false, "%.200s", failure.text);
+    bool may_not = failure.error == EPERM || failure.error == EINVAL;
+    return (may_not ? wire::kUnsupported : wire::kNotCarried) |
+           (session.is_bash ? wire::kIsBash : 0u);
+  }
+  bool empty = false;
+  session.vdso = find_vdso(base, pid);
+  if (!inspect(base, frozen, init, why) || !seal_upper(base, frozen, &empty, why))
+    return refused(base, frozen, *why);
+  bool done =
+      save_state(pid, &frozen->state) && block_signals(pid) &&
+      sched_getaffinity(pid, sizeof frozen->cpus, reinterpret_cast<cpu_set_t*>(frozen->cpus)) == 0;
+  if (!done || !make_area(frozen) || !ask_session(frozen)) {
+    why->set(false, "the session cannot be made to act for us: %.100s", strerror(errno));
+    thaw(base, frozen, &failure);
+    session.outer_pid = 0;
+    return refused(base, frozen, *why);
+  }
+  return wire::kFrozen | (empty ? wire::kUpperEmpty : 0u);
+}
+
+bool thaw(const Base& base, Frozen* frozen, Failure* failure) {
+  pid_t pid = frozen->session.outer_pid;
+  errno = EBUSY;
+  if (frozen->copies) return failure->set("thaw a session that was copied");
+  if (frozen->socket >= 0) {
+    Script* script = new_script(frozen->area);
+    for (int fd : frozen->its_sockets) script->call(SYS_close, uint64_t(fd));
+    script->run(pid, frozen->state.registers);
+  }
+  if (frozen->area) remove_area(*frozen, pid);
+  if (frozen->sealed) unseal(base, frozen->id, failure);
+  bool done = restore_state(pid, frozen->state) && detach(pid);
+  return done || failure->set("let a session go on");
+}
+
+}  // namespace espalier::envs::init

@@ -1,0 +1,63 @@
+// The live fork: a session is frozen for good and copied, with its memory, into inits that wait for
+// it. Both what goes on in its place and the fork's child are copies, each in a process namespace
+// of its own inside that of the frozen one, in which nothing else runs any more.
+//
+// How a copy is made: the frozen session clones a carrier that shares its memory and has its own
+// descriptors. The carrier enters the new sandbox's namespaces (the agent owns the user namespace,
+// so it may), opens the files again and clones the copy, which gets the session's old pid there.
+#pragma once
+
+#include "envs/sandbox/init/inspect.h"
+#include "envs/sandbox/init/tracer.h"
+
+namespace espalier::envs::init {
+
+/// A session held by this process.
+struct Frozen {
+  uint64_t id = 0;
+  SessionIdentity session;
+  SessionPipes pipes;
+  Inventory inventory;
+  StoppedState state;
+  uint64_t area = 0;    // of its memory, for scripts
+  uint64_t gadget = 0;  // a system call instruction in it
+  int socket = -1;      // descriptors for carriers are sent here …
+  int its_sockets[2];   // … and arrive at the second of these, its own
+  int32_t dumpable = 1;
+  uint64_t cpus[16];  // its affinity mask
+  bool sealed = false;
+  uint32_t copies = 0;
+  // Kept by the kernel for the process and not for its copies.
+  struct {
+    uint64_t alternative_stack[3];
+    uint64_t robust_list, robust_list_bytes;
+    uint64_t timers[3][4];
+    uint64_t rseq;
+    uint32_t rseq_bytes, rseq_signature;
+  } kernel;
+};
+
+/// An empty script; the one before it is gone.
+Script* new_script(uint64_t area);
+
+/// Freezes the session. Outcome as wire::FreezeOutcome; when it is not kFrozen the session goes on
+/// and `why` is set.
+uint32_t freeze(const Base& base, const wire::FreezeRequest& request, int init_pidfd,
+                Frozen* frozen, Refusal* why);
+
+/// What a copy is given.
+struct CopyPlan {
+  int link = -1;  // to its init, which sends its pidfd and then a byte when it is ready
+  int output = -1, command = -1, status = -1;
+  uint32_t depth = 0;
+};
+
+/// Makes one copy and lets it run. Returns its pid, and in `reaper_pid` that by which the init of
+/// the first sandbox of its line knows it: that init is its parent. -1 on failure.
+pid_t copy(const Base& base, Frozen* frozen, const CopyPlan& plan, pid_t* reaper_pid,
+           Failure* failure);
+
+/// Lets a frozen session of which there is no copy go on.
+bool thaw(const Base& base, Frozen* frozen, Failure* failure);
+
+}  // namespace espalier::envs::init
