@@ -119,6 +119,10 @@ void Core::close() {
     detached.set_value();
   });
   detached.get_future().wait();
+  // What it works on may hold the last reference to this.
+  std::promise<void> idle;
+  worker.post([&] { idle.set_value(); });
+  idle.get_future().wait();
   reactor.stop();
   spawner.stop();
 }

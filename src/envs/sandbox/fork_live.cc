@@ -41,13 +41,13 @@ class LiveForking : public std::enable_shared_from_this<LiveForking> {
   }
 
   void frozen(bool upper_empty) {
+    if (state_->closed) return cancelled();  // and killed
     const auto& sandbox = state_->sandbox;
     state_->origin = std::make_shared<Origin>(sandbox);
     state_->next = sandbox->seed();
     state_->next.restore.clear();
     state_->next.last_exit_code = sandbox->last_exit_code();
     if (!upper_empty) state_->next.layers.insert(state_->next.layers.begin(), sandbox->upper());
-    if (state_->closed) return cancelled();
     copy();
   }
 
@@ -84,13 +84,10 @@ class LiveForking : public std::enable_shared_from_this<LiveForking> {
   void not_copied(std::exception_ptr why) {
     if (state_->closed) return cancelled();
     state_->sandbox->thaw([self = shared_from_this(), why](common::Result<common::Done> r) {
+      if (self->state_->closed) return self->cancelled();
       if (!r.ok()) return self->done_(why);  // there are copies: it rests
       self->state_->origin->let_go();
       self->state_->origin.reset();
-      if (self->state_->closed) {
-        self->state_->sandbox->kill(nullptr);
-        return self->cancelled();
-      }
       self->by_value();
     });
   }

@@ -122,7 +122,9 @@ void Sandbox::start_shell() {
   shell_ticket_ = send_init(std::move(message), fds, [this](common::Result<wire::InitReply> r) {
     if (r.ok() && r.value().error)
       return fail("start bash in " + seed_.spec.workdir + ": " + std::strerror(r.value().error));
-    if (r.ok()) shell_pid_ = r.value().value;
+    if (!r.ok()) return;
+    shell_pid_ = r.value().value;
+    maybe_started();
   });
   take_pipes(std::move(command), std::move(output), std::move(status));
   running_.emplace();
@@ -187,7 +189,7 @@ void Sandbox::started_with(std::vector<Fd> fds) {
 }
 
 void Sandbox::maybe_started() {
-  if (!started_ || !shell_ready_ || !pidfd_) return;
+  if (!started_ || !shell_ready_ || !shell_pid_ || !pidfd_) return;
   if (start_timer_) core_->reactor.cancel(*std::exchange(start_timer_, std::nullopt));
   output_buffer_.take();
   last_exit_code_ = seed_.last_exit_code;

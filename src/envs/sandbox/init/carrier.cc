@@ -36,9 +36,10 @@ struct Making {
   Failure* failure;
   pid_t carrier = -1;
   pid_t copy = -1;
-  int sent[kMaxSent];      // our descriptors: the new init's pidfd, the pipes
-  int received[kMaxSent];  // the same in the carrier
+  int sent[kMaxSent] = {-1};      // our descriptors: the new init's pidfd, the pipes
+  int received[kMaxSent] = {-1};  // the same in the carrier
   size_t sent_count = 0;
+  bool ready = false;    // the new init
   size_t first_own = 0;  // from here on sent are ours to close
 
   const user_regs_struct& registers() const { return frozen->state.registers; }
@@ -49,17 +50,22 @@ struct Making {
   }
 };
 
-bool await_link(int link, int* fd) {
-  pollfd wait{link, POLLIN, 0};
-  char byte;
-  int fds[wire::kMaxFds];
-  size_t count = 0;
-  errno = ETIMEDOUT;
-  if (poll(&wait, 1, kLinkTimeoutMs) <= 0) return false;
-  errno = EPIPE;
-  if (receive_packet(link, &byte, 1, fds, &count) != 1) return false;
-  if (fd && count == 1) *fd = fds[0];
-  return !fd || count == 1;
+/// The new init's pidfd comes from its cradle, and a byte from itself once all is ready: in either
+/// order. Waits for the former, or for both.
+bool await_link(Making* making, bool both) {
+  while (making->sent[0] < 0 || (both && !making->ready)) {
+    pollfd wait{making->plan.link, POLLIN, 0};
+    char byte;
+    int fds[wire::kMaxFds];
+    size_t count = 0;
+    errno = ETIMEDOUT;
+    if (poll(&wait, 1, kLinkTimeoutMs) <= 0) return false;
+    errno = EPIPE;
+    if (receive_packet(making->plan.link, &byte, 1, fds, &count) != 1) return false;
+    if (count == 0) making->ready = true;
+    if (count > 0) making->sent[0] = fds[0];
+  }
+  return true;
 }
 
 /// A pipe with what is still to be read from the session's, which stays as it is.
@@ -291,9 +297,9 @@ bool make_carrier(Making* making) {
 bool make(Making* making) {
   const CopyPlan& plan = making->plan;
   if (!gather(making) || !make_carrier(making)) return false;
-  if (!await_link(plan.link, &making->sent[0])) return making->failed("await the new init");
+  if (!await_link(making, false)) return making->failed("await the new init");
   if (!send_all(making) || !receive_in_carrier(making)) return false;
-  if (!await_link(plan.link, nullptr)) return making->failed("await the new sandbox");
+  if (!await_link(making, true)) return making->failed("await the new sandbox");
   if (!clone_in_carrier(making)) return false;
   char byte = 0;
   return (send_packet(plan.link, &byte, 1, nullptr, 0) || making->failed("answer the new init")) &&
@@ -322,7 +328,7 @@ class SameProcessor {
 pid_t copy(const Base& base, Frozen* frozen, const CopyPlan& plan, pid_t* reaper_pid,
            Failure* failure) {
   SameProcessor together(frozen->session.outer_pid);
-  Making making{base, frozen, plan, failure, -1, -1, {-1}, {-1}, 0, 0};
+  Making making{base, frozen, plan, failure};
   bool done = make(&making);
   if (making.carrier > 0) kill_held(making.carrier);
   if (done) {

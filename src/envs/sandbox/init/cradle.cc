@@ -15,6 +15,7 @@
 
 #include <initializer_list>
 
+#include "envs/sandbox/init/inspect.h"
 #include "envs/sandbox/init/layers.h"
 
 namespace espalier::envs::init {
@@ -25,7 +26,8 @@ constexpr int kAdoptionPasses = 50;
 constexpr size_t kMaxFamily = 4096;
 
 alignas(16) char g_message[wire::kMaxMessageBytes];
-alignas(16) char g_stack[1 << 20];
+// Of the children that share memory, and then of the init that is a copy of one of them.
+alignas(16) char g_stacks[2][1 << 20];
 // Network namespaces are dear to make; nobody inside can change one. The last used of each depth.
 int g_networks[wire::kMaxDepth + 1];
 int g_groups[kMaxGroups];
@@ -38,6 +40,7 @@ struct Birth {
   int holder;   // pidfd of the init whose process namespace it is nested in; -1: the spawner's
   int user_ns;  // -1: none (unprivileged)
   int network;  // to be used again; -1: none
+  uint64_t flags = CLONE_PARENT | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWNS | CLONE_NEWCGROUP;
   pid_t pid = -1;
   int pidfd = -1;
   bool new_network = true;
@@ -56,39 +59,50 @@ bool network_is_clean(const Base& base) {
   return strstr(text, "TCP: inuse 0 orphan 0 tw 0 ") != nullptr;
 }
 
-/// Shares memory and descriptors with the cradle, which waits until this ends; so what is entered
-/// here is left with it.
+/// Runs a function in a child that shares memory and descriptors, and waits for it: nothing is
+/// copied for it, and the namespaces it enters are left with it.
+pid_t run_sharing(int (*function)(void*), char* stack, int flags, void* argument) {
+  return clone(function, stack + sizeof g_stacks[0], CLONE_VM | CLONE_VFORK | CLONE_FILES | flags,
+               argument);
+}
+
+int clone_init(void* argument) {
+  Birth& birth = *static_cast<Birth*>(argument);
+  birth.pid = sys_clone(birth.flags, &birth.pidfd);
+  if (birth.pid == 0) {
+    SandboxPlan plan = *birth.plan;
+    plan.new_network = birth.new_network;
+    sandbox_main(*birth.base, plan);
+  }
+  return birth.pid > 0 || birth.failure.set("clone the sandbox's first process");
+}
+
 int give_birth(void* argument) {
   Birth& birth = *static_cast<Birth*>(argument);
   const Base& base = *birth.base;
   Failure& failure = birth.failure;
-  uint64_t flags = CLONE_PARENT | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWNS | CLONE_NEWCGROUP;
   if (birth.holder >= 0 && setns(birth.holder, CLONE_NEWPID))
     return failure.set("enter the process namespace");
   if (birth.network >= 0 && !birth.plan->request.network &&
       setns(birth.network, CLONE_NEWNET) == 0 && network_is_clean(base)) {
     birth.new_network = false;
   } else {
-    flags |= CLONE_NEWNET;
+    birth.flags |= CLONE_NEWNET;
   }
   if (setns(base.template_ns, CLONE_NEWNS)) return failure.set("enter the template namespace");
   // What it is born with is owned by its user namespace, so that a copied session may enter it.
   if (birth.user_ns >= 0 && setns(birth.user_ns, CLONE_NEWUSER))
     return failure.set("enter the user namespace");
-  birth.pid = sys_clone(flags, &birth.pidfd);
-  if (birth.pid == 0) {
-    SandboxPlan plan = *birth.plan;
-    plan.new_network = birth.new_network;
-    sandbox_main(base, plan);
-  }
-  return birth.pid > 0 || failure.set("clone the sandbox's first process");
+  if (birth.holder < 0) return clone_init(argument);
+  // A process namespace can be made by those inside its parent only: one more child is.
+  if (run_sharing(clone_init, g_stacks[1], CLONE_PARENT, argument) < 0) return failure.set("clone");
+  return 0;
 }
 
-/// Runs `give_birth` in a child that shares memory, so that nothing is copied for it.
+/// False when there is no init.
 bool bear(Birth* birth) {
-  pid_t child = clone(give_birth, g_stack + sizeof g_stack,
-                      CLONE_VM | CLONE_VFORK | CLONE_FILES | SIGCHLD, birth);
-  if (child < 0) return birth->failure.set("clone");
+  if (run_sharing(give_birth, g_stacks[0], SIGCHLD, birth) < 0) return birth->failure.set("clone");
+  if (birth->pid > 0 && birth->holder >= 0) birth->pid = pid_of(*birth->base, birth->pidfd);
   return birth->pid > 0;
 }
 

@@ -89,6 +89,17 @@ bool Refusal::set(bool may_pass, const char* format, ...) {
   return false;
 }
 
+pid_t pid_of(const Base& base, int pidfd) {
+  char path[48], text[512];
+  snprintf(path, sizeof path, "self/fdinfo/%d", pidfd);
+  int fd = openat(base.proc_fd, path, O_RDONLY | O_CLOEXEC);
+  ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
+  if (fd >= 0) close(fd);
+  text[n < 0 ? 0 : n] = 0;
+  const char* at = strstr(text, "Pid:");
+  return at ? pid_t(atoi(at + 4)) : 0;
+}
+
 bool identify(const Base& base, SessionIdentity* session) {
   const char* status = read_proc(base, session->outer_pid, "status");
   if (!status) return false;
@@ -135,7 +146,7 @@ bool check_processes(const Base& base, const SessionIdentity& session, pid_t ini
   if (!status) return why->set(false, "the session has ended");
   const char* state = field(status, "State");
   if (state && (*state == 'Z' || *state == 'X')) return why->set(false, "the session has ended");
-  if (state && (*state == 'T' || *state == 't')) return why->set(false, "the session is stopped");
+  if (state && *state == 'T') return why->set(false, "the session is stopped");
   if (number(status, "Threads", 10) != 1) return why->set(false, "the session has threads");
   if (number(status, "SigPnd", 16) || number(status, "ShdPnd", 16))
     return why->set(true, "a signal waits to be taken by the session");

@@ -64,6 +64,8 @@ struct Refusal {
   bool set(bool may_pass, const char* format, ...) __attribute__((format(printf, 3, 4)));
 };
 
+/// The process a pidfd stands for, as this process sees it; 0: gone.
+pid_t pid_of(const Base& base, int pidfd);
 /// Fills in all but outer_pid, which is set. False when it has ended.
 bool identify(const Base& base, SessionIdentity* session);
 /// The child of `init` that its init sees as inner_pid; 0: none.

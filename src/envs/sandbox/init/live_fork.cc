@@ -9,11 +9,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <new>
@@ -43,17 +45,6 @@ uint64_t find_vdso(const Base& base, pid_t pid) {
     if (strstr(line, "[vdso]")) address = strtoull(line, nullptr, 16);
   fclose(maps);
   return address;
-}
-
-pid_t pid_of(const Base& base, int pidfd) {
-  char path[48], text[512];
-  snprintf(path, sizeof path, "self/fdinfo/%d", pidfd);
-  int fd = openat(base.proc_fd, path, O_RDONLY | O_CLOEXEC);
-  ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
-  if (fd >= 0) close(fd);
-  text[n < 0 ? 0 : n] = 0;
-  const char* at = strstr(text, "Pid:");
-  return at ? pid_t(atoi(at + 4)) : 0;
 }
 
 }  // namespace
@@ -132,6 +123,44 @@ bool inspect(const Base& base, Frozen* frozen, pid_t init, Refusal* why) {
          take_inventory(base, frozen->session, frozen->pipes, &frozen->inventory, why);
 }
 
+struct Protection {
+  int namespace_fd;
+  unsigned long read_only;
+  int error = 0;
+};
+
+int protect_root(void* argument) {
+  Protection& protection = *static_cast<Protection*>(argument);
+  unsigned long flags = MS_REMOUNT | MS_BIND | MS_NOSUID | MS_NODEV | protection.read_only;
+  if (setns(protection.namespace_fd, CLONE_NEWNS) || mount(nullptr, "/", nullptr, flags, nullptr))
+    protection.error = errno;
+  return 0;
+}
+
+/// A layer with deleted files that are still open cannot be made read-only; the mount by which its
+/// sandbox sees it can, unless a file is open for writing.
+bool seal_mount(const Base& base, pid_t pid, bool read_only) {
+  alignas(16) static char stack[16 * 1024];
+  char path[32];
+  snprintf(path, sizeof path, "%d/ns/mnt", pid);
+  Protection protection{openat(base.proc_fd, path, O_RDONLY | O_CLOEXEC),
+                        read_only ? MS_RDONLY : 0ul};
+  if (protection.namespace_fd < 0) return false;
+  pid_t child =
+      clone(protect_root, stack + sizeof stack, CLONE_VM | CLONE_VFORK | SIGCHLD, &protection);
+  int error = errno;
+  if (child > 0) waitpid(child, nullptr, 0);
+  close(protection.namespace_fd);
+  errno = child > 0 ? protection.error : error;
+  return errno == 0;
+}
+
+bool has_deleted_file(const Inventory& inventory) {
+  for (size_t i = 0; i < inventory.fd_count; ++i)
+    if (inventory.fds[i].how == Carry::reopen_deleted) return true;
+  return false;
+}
+
 bool seal_upper(const Base& base, Frozen* frozen, bool* empty, Refusal* why) {
   int dir = open_layer(frozen->id);
   if (dir < 0) return why->set(false, "its files are gone");
@@ -139,10 +168,11 @@ bool seal_upper(const Base& base, Frozen* frozen, bool* empty, Refusal* why) {
   close(dir);
   if (*empty) return true;
   Failure failure;
-  if (!seal(base, frozen->id, &failure))
-    return why->set(true, "a file is open for writing (%.200s)", failure.text);
-  frozen->sealed = true;
-  return true;
+  frozen->sealed = seal(base, frozen->id, &failure);
+  frozen->mount_sealed = !frozen->sealed && has_deleted_file(frozen->inventory) &&
+                         seal_mount(base, frozen->session.outer_pid, true);
+  return frozen->sealed || frozen->mount_sealed ||
+         why->set(true, "a file is open for writing (%.200s)", failure.text);
 }
 
 uint32_t refused(const Base& base, Frozen* frozen, const Refusal& why) {
@@ -198,6 +228,7 @@ bool thaw(const Base& base, Frozen* frozen, Failure* failure) {
   }
   if (frozen->area) remove_area(*frozen, pid);
   if (frozen->sealed) unseal(base, frozen->id, failure);
+  if (frozen->mount_sealed) seal_mount(base, pid, false);
   bool done = restore_state(pid, frozen->state) && detach(pid);
   return done || failure->set("let a session go on");
 }

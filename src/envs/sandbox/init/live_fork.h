@@ -24,8 +24,9 @@ struct Frozen {
   int socket = -1;      // descriptors for carriers are sent here …
   int its_sockets[2];   // … and arrive at the second of these, its own
   int32_t dumpable = 1;
-  uint64_t cpus[16];  // its affinity mask
-  bool sealed = false;
+  uint64_t cpus[16];          // its affinity mask
+  bool sealed = false;        // its upper is read-only …
+  bool mount_sealed = false;  // … or the mount it is seen by
   uint32_t copies = 0;
   // Kept by the kernel for the process and not for its copies.
   struct {
