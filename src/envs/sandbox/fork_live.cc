@@ -3,6 +3,7 @@
 #include <chrono>
 
 #include "common/error.h"
+#include "envs/sandbox/flattener.h"
 #include "envs/sandbox/local_environment.h"
 
 namespace espalier::envs::sandbox {
@@ -22,6 +23,7 @@ class LiveForking : public std::enable_shared_from_this<LiveForking> {
       : state_(std::move(state)), done_(std::move(done)) {}
 
   void begin() {
+    if (state_->closed) return cancelled();
     if (state_->origin) return copy();
     freeze(kFreezes);
   }
@@ -107,7 +109,7 @@ bool may_fork_live(const EnvironmentState& state) {
   // Processes counted by the kernel per user namespace need one for each sandbox alone.
   bool counted = core.cgroups.limits_processes() || !spec.limits.pids;
   // The way out of a network belongs to the sandbox it was made for.
-  return !core.keepers.empty() && counted && !spec.network &&
+  return !core.keepers.empty() && counted && !spec.network && !spec.terminal &&
          state.sandbox->depth() < core.spawner.max_depth();
 }
 
@@ -124,7 +126,9 @@ void fork_environment(const std::shared_ptr<EnvironmentState>& state, Completion
         "not forkable: " + std::to_string(state->sandbox->seed().layers.size()) +
         " layers deep already");
   if (!state->origin && !may_fork_live(*state)) return fork_by_value(state, std::move(done));
-  std::make_shared<LiveForking>(state, std::move(done))->begin();
+  auto forking = std::make_shared<LiveForking>(state, std::move(done));
+  if (state->origin) return forking->begin();
+  state->core->flattener->settle(state->sandbox, [forking] { forking->begin(); });
 }
 
 void awaken(const std::shared_ptr<EnvironmentState>& state, Completion<common::Done> done) {

@@ -82,9 +82,9 @@ void LocalEnvironment::run(std::string command, Deadline deadline, Completion<Ob
 
 void LocalEnvironment::type(Typing typing, Completion<TerminalView> done) {
   post_session_operation<TerminalView>(state_, std::move(done),
-                               [state = state_, typing = std::move(typing)](auto& done) {
-                                 state->sandbox->type(typing, done);
-                               });
+                                       [state = state_, typing = std::move(typing)](auto& done) {
+                                         state->sandbox->type(typing, done);
+                                       });
 }
 
 void LocalEnvironment::interrupt() {

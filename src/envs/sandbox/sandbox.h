@@ -177,7 +177,7 @@ class Sandbox : public std::enable_shared_from_this<Sandbox> {
   Fd received_fd_;  // came with the message from init that is being handled
   bool shell_ready_ = false;
   std::unique_ptr<TerminalSession> terminal_;
-  std::optional<Reactor::TimerId> start_timer_;  
+  std::optional<Reactor::TimerId> start_timer_;
   std::string command_pending_;
   std::string status_text_;
   OutputBuffer output_buffer_;
