@@ -2,6 +2,7 @@
 
 #include <fmt/core.h>
 
+#include "app/algorithm.h"
 #include "common/error.h"
 #include "common/files.h"
 #include "policy/device.h"
@@ -15,6 +16,8 @@ namespace fs = std::filesystem;
 namespace {
 
 void check_inputs(const common::Config& config) {
+  estimator_of(config);
+  fork_rule_of(config);
   if (!config.data.trees.empty() && !fs::exists(tree::shard_path(config.data.trees, 0))) {
     throw common::ConfigError(
         fmt::format("data.trees: '{}' is no run with stored trees (there is no {})",

@@ -2,6 +2,7 @@
 
 #include <fmt/core.h>
 
+#include "app/algorithm.h"
 #include "common/error.h"
 #include "envs/nursery/nursery.h"
 #include "envs/sandbox/backend.h"
@@ -24,16 +25,6 @@ policy::ModelShape shape_from(const common::ModelConfig& model, size_t vocab_siz
   shape.rope_theta = model.rope_theta;
   shape.qk_norm = model.qk_norm;
   return shape;
-}
-
-tree::ForkRuleOptions fork_options(const common::TreeConfig& tree) {
-  tree::ForkRuleOptions options;
-  options.branches = tree.branches;
-  options.max_forks_per_tree = tree.max_forks;
-  options.quantile = tree.quantile;
-  options.probability = tree.probability;
-  options.min_turns_between = tree.min_turns_between;
-  return options;
 }
 
 tree::Durability durability(const std::string& name) {
@@ -127,7 +118,7 @@ Session::Session(const common::Config& config_, SessionOptions options)
       engine(policy::make_engine(options.weights, engine_options(config_))),
       ledger(config_.budget.unit, config_.budget.limit),
       side_ledger(config_.budget.unit, 0) {
-  rule = tree::make_fork_rule(config.algorithm.tree.fork_rule, fork_options(config.algorithm.tree));
+  rule = fork_rule_of(config);
   rollout::FarmParts parts;
   parts.backend = backend.get();
   parts.policy = engine.get();

@@ -1,6 +1,7 @@
 // espalier train, sft and rollout: the commands that make a run directory.
 #include <fmt/core.h>
 
+#include "app/algorithm.h"
 #include "app/commands.h"
 #include "app/trainer.h"
 #include "common/error.h"
@@ -31,6 +32,8 @@ void add_run_arguments(CLI::App& command, RunArguments& arguments) {
 }
 
 void print_plan(const common::Config& config) {
+  const auto estimator = estimator_of(config);
+  const auto rule = fork_rule_of(config);
   const Start start = start_point(config);
   const int steps = config.trainer.total_steps, trees = config.data.train_batch_size;
   const bool forks = config.algorithm.tree.fork_rule != "none";
@@ -55,6 +58,8 @@ void print_plan(const common::Config& config) {
                    : "",
                config.eval.greedy ? ", sampled and greedy" : "");
   }
+  for (const std::string& warning : algorithm_warnings(*estimator, *rule))
+    fmt::print("#  warning      {}\n", warning);
   fmt::print("#  output       {}/{}\n", config.run_dir, config.name);
 }
 

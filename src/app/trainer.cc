@@ -6,6 +6,7 @@
 #include <set>
 #include <thread>
 
+#include "app/algorithm.h"
 #include "app/collect.h"
 #include "app/recovered.h"
 #include "app/report.h"
@@ -130,9 +131,7 @@ Trainer::Trainer(RunStart start) : config_(std::move(start.config)), run_(std::m
     session_ =
         std::make_unique<Session>(config_, SessionOptions{&run_, model.weights, model.tokenizer});
     learner_ = std::make_unique<learner::Learner>(model.weights, learner_options(config_));
-    tree::AdvantageOptions advantage;
-    advantage.norm_adv_by_std = config_.algorithm.norm_adv_by_std;
-    estimator_ = tree::make_estimator(config_.algorithm.adv_estimator, advantage);
+    estimator_ = estimator_of(config_);
     if (start.checkpoint) go_on_from(*start.checkpoint);
     remember_step(state_.step);
     saved_ = warm_;
@@ -150,13 +149,8 @@ Trainer::Trainer(RunStart start) : config_(std::move(start.config)), run_(std::m
         "unchanged "
         "policy, so the importance weights do not correct for it");
   }
-  if (config_.algorithm.tree.fork_rule != "none" && estimator_->credits_prefix() &&
-      !session_->rule->stopping_time()) {
-    spdlog::warn(
-        "fork rule '{}' looks at finished rollouts: the advantages of '{}' before a fork are "
-        "biased",
-        session_->rule->name(), estimator_->name());
-  }
+  for (const std::string& warning : algorithm_warnings(*estimator_, *session_->rule))
+    spdlog::warn(warning);
 }
 
 void Trainer::go_on_from(const Checkpoint& checkpoint) {
@@ -181,7 +175,7 @@ void Trainer::run_warm_start() {
 void Trainer::run_rollouts() {
   for (uint64_t step = 0; step < total_steps_ && !session_->ledger.exhausted(); ++step) {
     std::vector<tree::Tree> trees = roll_out(step);
-    for (tree::Tree& tree : trees) estimator_->estimate(tree);
+    estimator_->estimate(trees);
     tree::write_trees(tree::shard_path(run_.root, step), trees);
     common::Metrics metrics = tree_metrics(trees, config_.rollout.max_response_length);
     metrics.merge(budget_metrics(session_->ledger.total()));
@@ -347,9 +341,13 @@ std::vector<tree::Tree> Trainer::roll_out(uint64_t step) {
 common::Metrics Trainer::learn(std::vector<tree::Tree>& trees, uint64_t step) {
   common::Metrics metrics;
   clock_.measure("train", [&] {
+<<<<<<< HEAD
     clock_.measure("adv", [&] {  // a part of "train"
       for (tree::Tree& tree : trees) estimator_->estimate(tree);
     });
+=======
+    estimator_->estimate(trees);
+>>>>>>> 3998129 (Estimators: every row of the table, with orthogonal switches, against brute-force references)
     tree::write_trees(tree::shard_path(run_.root, step), trees);
     metrics = tree_metrics(trees, config_.rollout.max_response_length);
     reward_ = metrics["critic/score/mean"];

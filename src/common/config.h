@@ -49,18 +49,42 @@ struct RolloutConfig {
   int workers = 0;  // TBB threads; 0: one a core
 };
 
+struct SelectorConfig {
+  std::string url;  // of an OpenAI-compatible server: ".../v1"; meta_agent needs one
+  std::string model = "default";
+  std::string api_key_env;  // environment variable that holds the key; empty: none is sent
+  int max_tokens = 256;
+  double timeout_s = 60;
+  bool inject = true;           // let it write the first branch's action
+  double price_prompt = 0;      // a million tokens
+  double price_completion = 0;  // a million tokens
+};
+
 struct TreeConfig {
   std::string fork_rule = "online_entropy";
-  int branches = 2;   // K
-  int max_forks = 4;  // a tree
+  int branches = 2;       // K
+  int branches_hard = 4;  // K of tasks solved in less than 10 % so far; 0: as branches
+  int max_forks = 4;      // a tree
   double quantile = 0.7;
   double probability = 0.3;
   int min_turns_between = 1;
+  double consecutive_penalty = 0;
+  double visit_penalty = 0.5;
+  double exploration = 0.25;
+  std::string weight = "auto";    // auto | visitation | linear | sqrt | once
+  std::string value = "auto";     // auto | leaf | hierarchical | entropy
+  std::string baseline = "auto";  // auto | loo | mean | parent
+  std::string sigma = "auto";     // auto | off | prompt | batch | parent
+  std::string step = "auto";      // auto | segment | turn
+  double kappa = 0;
+  double gamma = 1;
+  double lam = 0.95;
+  double step_weight = 1;
+  SelectorConfig selector;
 };
 
 struct AlgorithmConfig {
   std::string adv_estimator = "tree_loo";
-  bool norm_adv_by_std = false;
   TreeConfig tree;
 };
 

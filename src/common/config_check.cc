@@ -48,11 +48,19 @@ void check_rollout(const Config& config, std::vector<Conflict>& found) {
   }
   const bool forks = config.algorithm.tree.fork_rule != "none";
   const std::string& estimator = config.algorithm.adv_estimator;
-  if (rollout.n < 2 && !(forks && estimator == "tree_loo") && config.data.trees.empty()) {
+  const bool other_prompts = estimator == "reinforce_pp" || estimator == "gae";
+  if (rollout.n < 2 && !forks && !other_prompts && config.data.trees.empty()) {
     found.push_back({{"rollout.n", "algorithm.adv_estimator"},
                      "rollout.n " + text(rollout.n) + " leaves algorithm.adv_estimator '" +
                          estimator + "' nothing to compare with; allowed: 2 and more"});
   }
+}
+
+void check_selector(const TreeConfig& tree, std::vector<Conflict>& found) {
+  if (tree.fork_rule == "meta_agent" && tree.selector.url.empty())
+    found.push_back({{"algorithm.tree.fork_rule", "algorithm.tree.selector.url"},
+                     "algorithm.tree.fork_rule meta_agent needs algorithm.tree.selector.url, an "
+                     "OpenAI-compatible server"});
 }
 
 void check_learner(const Config& config, std::vector<Conflict>& found) {
@@ -93,6 +101,7 @@ std::vector<Conflict> conflicts(const Config& config) {
   check_depths("sft", config.sft.depth_min, config.sft.depth_max, found);
   check_depths("eval", config.eval.depth_min, config.eval.depth_max, found);
   check_rollout(config, found);
+  check_selector(config.algorithm.tree, found);
   check_learner(config, found);
   return found;
 }

@@ -3,27 +3,43 @@
 #include <algorithm>
 #include <unordered_map>
 
+#include "common/registered_names.h"
+
 namespace espalier::common::config {
 namespace {
 
-// Names of registered implementations. A new one is added here and in the registry of its folder.
-const Choices kForkRules = {"none", "uniform", "online_entropy"};
-const Choices kEstimators = {"tree_loo", "rloo", "grpo"};
+const Choices kForkRules = {ESPALIER_FORK_RULE_NAMES};
+const Choices kEstimators = {ESPALIER_ESTIMATOR_NAMES};
+const Choices kWeights = {"auto", "visitation", "linear", "sqrt", "once"};
+const Choices kValues = {"auto", "leaf", "hierarchical", "entropy"};
+const Choices kBaselines = {"auto", "loo", "mean", "parent"};
+const Choices kSigmas = {"auto", "off", "prompt", "batch", "parent"};
+const Choices kSteps = {"auto", "segment", "turn"};
+// A new loss is added here and in learner/loss.cc.
 const Choices kLosses = {"ppo_clip", "grpo"};
 const Choices kLossAggregations = {"seq-mean-token-sum", "seq-mean-token-mean", "token-mean",
                                    "token-sum"};
 const Choices kBudgetUnits = {"generated_tokens",
                               "prefill_tokens",
                               "cached_prefill_tokens",
+                              "attended_tokens",
                               "env_steps",
                               "forks",
                               "leaves",
                               "verifier_runs",
                               "selector_calls",
+                              "selector_tokens",
+                              "selector_failures",
                               "infra_failures",
                               "learner_tokens",
                               "learner_tokens_linear",
-                              "sandbox_seconds"};
+                              "trained_tokens",
+                              "trained_attended",
+                              "sandbox_seconds",
+                              "selector_cost",
+                              "rollout_flops",
+                              "learner_flops",
+                              "model_flops"};
 const Choices kLoggers = {"jsonl", "tensorboard"};
 const Choices kSchedulers = {"constant", "linear", "cosine"};
 const Choices kDevices = {"auto", "cpu", "cuda"};
@@ -104,20 +120,55 @@ std::vector<Key> rollout_keys() {
 std::vector<Key> algorithm_keys() {
   return {
       {KEY(algorithm.adv_estimator), kEstimators,
-       "Advantages: against the siblings at every branching, against the other leaves, or GRPO's "
-       "group mean"},
-      {KEY(algorithm.norm_adv_by_std),
-       {},
-       "Divide advantages by the standard deviation of the task's leaves"},
-      {KEY(algorithm.tree.fork_rule), kForkRules,
-       "Where episodes branch: nowhere, by chance, or where the policy is uncertain"},
+       "How episodes are credited (docs/estimators.md); switches left at auto below are each "
+       "one's published form"},
+      {KEY(algorithm.tree.fork_rule), kForkRules, "Where episodes branch (docs/estimators.md)"},
       {KEY(algorithm.tree.branches), between(2, 1024), "Children at a branching (K)"},
+      {KEY(algorithm.tree.branches_hard), between(0, 1024),
+       "online_entropy, voi: K of tasks solved in less than 10 % so far; 0: as branches"},
       {KEY(algorithm.tree.max_forks), between(0, 100000), "Branchings a tree"},
       {KEY(algorithm.tree.quantile), between(0, 1),
-       "online_entropy: branch above this running quantile of the first token's entropy"},
+       "online_entropy, sampled_entropy, voi: branch above this running quantile"},
       {KEY(algorithm.tree.probability), between(0, 1), "uniform: chance of branching at a turn"},
       {KEY(algorithm.tree.min_turns_between), between(0, 100000),
        "Turns between branchings of one path"},
+      {KEY(algorithm.tree.consecutive_penalty), between(0, 1),
+       "online_entropy: share of the entropy that counts no more after each branching in a row"},
+      {KEY(algorithm.tree.visit_penalty), between(0, 1000),
+       "topk: nats a branch that is there already"},
+      {KEY(algorithm.tree.exploration), between(0, 1000), "ucb: weight of entropy and visits"},
+      {KEY(algorithm.tree.weight), kWeights,
+       "Weight of a shared prefix of |L| leaves: its chance of being visited, |L|, its root, or 1"},
+      {KEY(algorithm.tree.value), kValues,
+       "Value of a node: mean of its leaves, of its children, or of them by entropy"},
+      {KEY(algorithm.tree.baseline), kBaselines,
+       "What a node is compared with: the others, all of its group, or its parent"},
+      {KEY(algorithm.tree.sigma), kSigmas,
+       "What advantages are divided by: nothing, the deviation of the prompt's leaves, the step's, "
+       "or those below the parent"},
+      {KEY(algorithm.tree.step), kSteps,
+       "What one step of a formula is: the turns between branchings, or every turn"},
+      {KEY(algorithm.tree.kappa), between(0, 1e6),
+       "Shrink baselines of k siblings towards the roots', by k/(k + kappa)"},
+      {KEY(algorithm.tree.gamma), above_zero(1), "Discount a turn"},
+      {KEY(algorithm.tree.lam), between(0, 1), "gae: weight of later turns (lambda)"},
+      {KEY(algorithm.tree.step_weight), between(0, 1e6), "gigpo: weight of the step advantage"},
+      {KEY(algorithm.tree.selector.url),
+       {},
+       "meta_agent: an OpenAI-compatible server, as in http://127.0.0.1:8000/v1"},
+      {KEY(algorithm.tree.selector.model), {}, "Name of its model"},
+      {KEY(algorithm.tree.selector.api_key_env),
+       {},
+       "Environment variable that holds its key; empty: none is sent"},
+      {KEY(algorithm.tree.selector.max_tokens), between(1, 1e6), "Tokens of an answer"},
+      {KEY(algorithm.tree.selector.timeout_s), above_zero(86400), "Seconds an answer may take"},
+      {KEY(algorithm.tree.selector.inject),
+       {},
+       "Let it write the action of a branch (never trained on)"},
+      {KEY(algorithm.tree.selector.price_prompt), between(0, 1e9),
+       "Price of a million tokens it reads, for budget/selector_cost"},
+      {KEY(algorithm.tree.selector.price_completion), between(0, 1e9),
+       "Price of a million tokens it writes"},
   };
 }
 
@@ -224,7 +275,8 @@ const std::vector<Section>& sections() {
       {"data", "the tasks to train on"},
       {"rollout", "how episodes are run and sampled"},
       {"algorithm", "how episodes are credited"},
-      {"algorithm.tree", "where episodes branch"},
+      {"algorithm.tree", "where episodes branch, and the estimators' switches"},
+      {"algorithm.tree.selector", "the external model of meta_agent"},
       {"learner", "how weights are updated"},
       {"learner.optim", "AdamW"},
       {"sft", "the warm start: cloning of oracle episodes"},

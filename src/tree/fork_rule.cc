@@ -31,6 +31,11 @@ void check_options(const ForkRuleOptions& options) {
   require(options.probability >= 0 && options.probability <= 1, "probability", options.probability,
           "0 to 1");
   require(options.min_turns_between >= 0, "min_turns_between", options.min_turns_between, ">= 0");
+  require(options.branches_hard >= 0, "branches_hard", options.branches_hard, ">= 0");
+  require(options.consecutive_penalty >= 0 && options.consecutive_penalty <= 1,
+          "consecutive_penalty", options.consecutive_penalty, "0 to 1");
+  require(options.visit_penalty >= 0, "visit_penalty", options.visit_penalty, ">= 0");
+  require(options.exploration >= 0, "exploration", options.exploration, ">= 0");
 }
 
 }  // namespace

@@ -1,5 +1,6 @@
 #include "tree/ledger.h"
 
+#include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
 
@@ -17,33 +18,66 @@ constexpr Counter kCounters[] = {
     {"generated_tokens", &Spend::generated_tokens},
     {"prefill_tokens", &Spend::prefill_tokens},
     {"cached_prefill_tokens", &Spend::cached_prefill_tokens},
+    {"attended_tokens", &Spend::attended_tokens},
     {"env_steps", &Spend::env_steps},
     {"forks", &Spend::forks},
     {"leaves", &Spend::leaves},
     {"verifier_runs", &Spend::verifier_runs},
     {"selector_calls", &Spend::selector_calls},
+    {"selector_tokens", &Spend::selector_tokens},
+    {"selector_failures", &Spend::selector_failures},
     {"infra_failures", &Spend::infra_failures},
     {"learner_tokens", &Spend::learner_tokens},
     {"learner_tokens_linear", &Spend::learner_tokens_linear},
+    {"trained_tokens", &Spend::trained_tokens},
+    {"trained_attended", &Spend::trained_attended},
 };
-constexpr const char* kSandboxSeconds = "sandbox_seconds";
+
+struct Measure {
+  const char* name;
+  double Spend::*field;
+};
+
+constexpr Measure kMeasures[] = {{"sandbox_seconds", &Spend::sandbox_seconds},
+                                 {"selector_cost", &Spend::selector_cost}};
 
 }  // namespace
 
 Spend& Spend::operator+=(const Spend& other) {
   for (const Counter& counter : kCounters) this->*counter.field += other.*counter.field;
-  sandbox_seconds += other.sandbox_seconds;
+  for (const Measure& measure : kMeasures) this->*measure.field += other.*measure.field;
   return *this;
 }
 
-std::map<std::string, double> Spend::units() const {
-  std::map<std::string, double> units{{kSandboxSeconds, sandbox_seconds}};
+Spend Spend::operator-(const Spend& earlier) const {
+  Spend rest = *this;
+  for (const Counter& counter : kCounters) rest.*counter.field -= earlier.*counter.field;
+  for (const Measure& measure : kMeasures) rest.*measure.field -= earlier.*measure.field;
+  return rest;
+}
+
+double Spend::rollout_flops(const ModelCost& model) const {
+  return 2 * model.parameters * static_cast<double>(generated_tokens + prefill_tokens) +
+         4 * model.attention_width * static_cast<double>(attended_tokens);
+}
+
+double Spend::learner_flops(const ModelCost& model) const {
+  return 6 * model.parameters * static_cast<double>(trained_tokens) +
+         12 * model.attention_width * static_cast<double>(trained_attended);
+}
+
+std::map<std::string, double> Spend::units(const ModelCost& model) const {
+  std::map<std::string, double> units{{"rollout_flops", rollout_flops(model)},
+                                      {"learner_flops", learner_flops(model)},
+                                      {"model_flops", rollout_flops(model) + learner_flops(model)}};
   for (const Counter& counter : kCounters)
     units[counter.name] = static_cast<double>(this->*counter.field);
+  for (const Measure& measure : kMeasures) units[measure.name] = this->*measure.field;
   return units;
 }
 
-Ledger::Ledger(std::string unit, double limit) : unit_(std::move(unit)), limit_(limit) {
+Ledger::Ledger(std::string unit, double limit, ModelCost model)
+    : unit_(std::move(unit)), limit_(limit), model_(model) {
   const auto units = Spend{}.units();
   std::string names;
   for (const auto& [name, value] : units) names += (names.empty() ? "" : ", ") + name;
@@ -66,11 +100,19 @@ Spend Ledger::total() const {
 
 bool Ledger::exhausted() const { return limit_ > 0 && used() >= limit_; }
 
-double Ledger::used() const { return total().units().at(unit_); }
+double Ledger::used() const {
+  const Spend spend = total();
+  for (const Counter& counter : kCounters)  // asked at every turn: no map
+    if (unit_ == counter.name) return static_cast<double>(spend.*counter.field);
+  return spend.units(model_).at(unit_);
+}
+
+double Ledger::overshoot() const { return limit_ > 0 ? std::max(used() - limit_, 0.0) : 0; }
 
 std::string Ledger::save() const {
   const Spend spend = total();
-  nlohmann::json saved{{kSandboxSeconds, spend.sandbox_seconds}};
+  nlohmann::json saved;
+  for (const Measure& measure : kMeasures) saved[measure.name] = spend.*measure.field;
   for (const Counter& counter : kCounters) saved[counter.name] = spend.*counter.field;
   return saved.dump();
 }
@@ -80,7 +122,7 @@ void Ledger::restore(const std::string& state) {
   try {
     const auto saved = nlohmann::json::parse(state);
     for (const Counter& counter : kCounters) saved.at(counter.name).get_to(spend.*counter.field);
-    saved.at(kSandboxSeconds).get_to(spend.sandbox_seconds);
+    for (const Measure& measure : kMeasures) saved.at(measure.name).get_to(spend.*measure.field);
   } catch (const nlohmann::json::exception& error) {
     throw common::StoreError(std::string("restore ledger: ") + error.what());
   }

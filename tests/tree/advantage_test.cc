@@ -7,178 +7,18 @@
 #include <limits>
 
 #include "common/error.h"
+#include "tree/estimator_reference.h"
 #include "tree/random_tree.h"
 
 namespace espalier::tree {
 namespace {
 
+using testing::Expected;
 using testing::random_tree;
 using testing::RandomTreeOptions;
+using testing::Reference;
 
 constexpr double kTolerance = 1e-12;
-
-struct Expected {
-  double value = 0, advantage = 0, weight = 0, s_plus = 0, s_minus = 0;
-};
-
-// References, written from the formulas over enumerated leaves. They walk up and never share the
-// estimators' passes.
-
-std::vector<int> valid_leaves(const Tree& tree) {
-  std::vector<int> result;
-  for (int leaf : tree.leaves())
-    if (tree.nodes[leaf].reward) result.push_back(leaf);
-  return result;
-}
-
-/// Whether `node` is `above` or lies below it.
-bool below(const Tree& tree, int node, int above) {
-  for (; node >= 0; node = tree.nodes[node].parent)
-    if (node == above) return true;
-  return false;
-}
-
-std::vector<int> leaves_below(const Tree& tree, int node) {
-  std::vector<int> result;
-  for (int leaf : valid_leaves(tree))
-    if (below(tree, leaf, node)) result.push_back(leaf);
-  return result;
-}
-
-std::vector<int> valid_children(const Tree& tree, int parent) {
-  std::vector<int> result;
-  for (size_t i = 0; i < tree.nodes.size(); ++i)
-    if (tree.nodes[i].parent == parent && !leaves_below(tree, static_cast<int>(i)).empty())
-      result.push_back(static_cast<int>(i));
-  return result;
-}
-
-/// V_h(n) = Σ_{l∈L(n)} R_l · Π over nodes a from n to the parent of l of 1/|C(a)|.
-double hierarchical_value(const Tree& tree, int node) {
-  double value = 0;
-  for (int leaf : leaves_below(tree, node)) {
-    double share = 1;
-    for (int a = leaf; a != node;) {
-      a = tree.nodes[a].parent;
-      share /= static_cast<double>(valid_children(tree, a).size());
-    }
-    value += share * *tree.nodes[leaf].reward;
-  }
-  return value;
-}
-
-Expected reference_tree_loo(const Tree& tree, int node) {
-  Expected expected;
-  if (leaves_below(tree, node).empty()) return expected;
-  expected.value = hierarchical_value(tree, node);
-  expected.weight = 1;
-  for (int a = node; a >= 0; a = tree.nodes[a].parent)
-    expected.weight /= static_cast<double>(valid_children(tree, tree.nodes[a].parent).size());
-  for (int b = node; b >= 0; b = tree.nodes[b].parent) {
-    const auto siblings = valid_children(tree, tree.nodes[b].parent);
-    if (siblings.size() < 2) continue;
-    double others = 0;
-    for (int c : siblings)
-      if (c != b) others += hierarchical_value(tree, c);
-    expected.advantage =
-        hierarchical_value(tree, b) - others / static_cast<double>(siblings.size() - 1);
-    break;
-  }
-  expected.s_plus = std::max(expected.weight * expected.advantage, 0.0);
-  expected.s_minus = std::min(expected.weight * expected.advantage, 0.0);
-  return expected;
-}
-
-/// Advantage of leaf number `l` of `rewards`.
-using LeafFormula = double (*)(const std::vector<double>& rewards, size_t l);
-
-double average(const std::vector<double>& values) {
-  double sum = 0;
-  for (double value : values) sum += value;
-  return sum / static_cast<double>(values.size());
-}
-
-double rloo_formula(const std::vector<double>& rewards, size_t l) {
-  if (rewards.size() < 2) return 0;
-  double others = 0;
-  for (size_t i = 0; i < rewards.size(); ++i)
-    if (i != l) others += rewards[i];
-  return rewards[l] - others / static_cast<double>(rewards.size() - 1);
-}
-
-double dr_grpo_formula(const std::vector<double>& rewards, size_t l) {
-  return rewards[l] - average(rewards);
-}
-
-double grpo_formula(const std::vector<double>& rewards, size_t l) {
-  if (rewards.size() < 2) return 0;
-  double squares = 0;
-  for (double reward : rewards) squares += std::pow(reward - average(rewards), 2);
-  const double sigma = std::sqrt(squares / static_cast<double>(rewards.size() - 1));
-  return (rewards[l] - average(rewards)) / (sigma + 1e-6);
-}
-
-Expected reference_leaf_only(const Tree& tree, int node, LeafFormula formula) {
-  Expected expected;
-  const auto leaves = valid_leaves(tree);
-  std::vector<double> rewards;
-  for (int leaf : leaves) rewards.push_back(*tree.nodes[leaf].reward);
-  const double count = static_cast<double>(leaves.size());
-  double under = 0;
-  for (size_t l = 0; l < leaves.size(); ++l) {
-    if (!below(tree, leaves[l], node)) continue;
-    const double advantage = formula(rewards, l);
-    (advantage > 0 ? expected.s_plus : expected.s_minus) += advantage / count;
-    expected.advantage += advantage;
-    expected.weight += 1 / count;
-    ++under;
-  }
-  if (under == 0) return {};
-  expected.advantage /= under;
-  expected.value = hierarchical_value(tree, node);
-  return expected;
-}
-
-template <class Reference>
-void compare(const char* name, const AdvantageOptions& options, Reference reference) {
-  const auto estimator = make_estimator(name, options);
-  EXPECT_EQ(estimator->name(), name);
-  for (uint64_t number = 0; number < 2000; ++number) {
-    RandomTreeOptions shape{.max_depth = 4, .max_branches = 3};
-    shape.binary_rewards = number % 2 == 0;
-    shape.failure_probability = number % 3 == 0 ? 0.5 : 0.1;
-    Tree tree = random_tree(number, shape);
-    const Tree before = tree;
-    estimator->estimate(tree);
-    for (size_t i = 0; i < tree.nodes.size(); ++i) {
-      const Node& node = tree.nodes[i];
-      const Expected expected = reference(before, static_cast<int>(i));
-      SCOPED_TRACE("tree " + std::to_string(number) + ", " + node.path);
-      ASSERT_NEAR(node.value, expected.value, kTolerance);
-      ASSERT_NEAR(node.advantage, expected.advantage, kTolerance);
-      ASSERT_NEAR(node.weight, expected.weight, kTolerance);
-      ASSERT_NEAR(node.s_plus, expected.s_plus, kTolerance);
-      ASSERT_NEAR(node.s_minus, expected.s_minus, kTolerance);
-    }
-  }
-}
-
-TEST(Advantage, TreeLooMatchesTheFormula) { compare("tree_loo", {}, reference_tree_loo); }
-
-TEST(Advantage, RlooMatchesTheFormula) {
-  compare("rloo", {},
-          [](const Tree& tree, int i) { return reference_leaf_only(tree, i, rloo_formula); });
-}
-
-TEST(Advantage, GrpoMatchesTheFormula) {
-  compare("grpo", {.norm_adv_by_std = true},
-          [](const Tree& tree, int i) { return reference_leaf_only(tree, i, grpo_formula); });
-}
-
-TEST(Advantage, GrpoWithoutSigmaMatchesTheFormula) {
-  compare("grpo", {},
-          [](const Tree& tree, int i) { return reference_leaf_only(tree, i, dr_grpo_formula); });
-}
 
 /// Two roots; r0 branches in two with rewards 1 and 0, r1 earns 0. Nodes: r0, b0, b1, r1.
 Tree worked_example() {
@@ -221,19 +61,73 @@ TEST(Advantage, WorkedExampleOfRloo) {
                       {0, -0.5, 1.0 / 3, 0, -1.0 / 6}});
 }
 
-TEST(Advantage, WorkedExampleOfGrpo) {
+const double kRoot2 = std::sqrt(2.0), kRoot3 = std::sqrt(3.0), kThird = 1.0 / 3;
+
+/// The examples of the estimators' headers. A of r0, b0, b1, r1; ε = 0.
+void expect_example(const char* name, AdvantageOptions options, std::vector<double> advantages,
+                    std::vector<double> weights) {
+  options.epsilon = 0;
   Tree tree = worked_example();
-  make_estimator("grpo", {})->estimate(tree);
+  make_estimator(name, options)->estimate(tree);
+  for (size_t i = 0; i < tree.nodes.size(); ++i) {
+    EXPECT_NEAR(tree.nodes[i].advantage, advantages[i], kTolerance) << name << " " << i;
+    EXPECT_NEAR(tree.nodes[i].weight, weights[i], kTolerance) << name << " " << i;
+  }
+}
+
+TEST(Advantage, WorkedExampleOfDrGrpo) {
+  Tree tree = worked_example();
+  make_estimator("dr_grpo", {})->estimate(tree);
   expect_nodes(tree, {{0.5, 1.0 / 6, 2.0 / 3, 2.0 / 9, -1.0 / 9},
                       {1, 2.0 / 3, 1.0 / 3, 2.0 / 9, 0},
                       {0, -1.0 / 3, 1.0 / 3, 0, -1.0 / 9},
                       {0, -1.0 / 3, 1.0 / 3, 0, -1.0 / 9}});
-  make_estimator("grpo", {.norm_adv_by_std = true, .epsilon = 0})->estimate(tree);
-  const double root3 = std::sqrt(3.0);
-  expect_nodes(tree, {{0.5, root3 / 6, 2.0 / 3, root3 * 2 / 9, -root3 / 9},
-                      {1, root3 * 2 / 3, 1.0 / 3, root3 * 2 / 9, 0},
-                      {0, -root3 / 3, 1.0 / 3, 0, -root3 / 9},
-                      {0, -root3 / 3, 1.0 / 3, 0, -root3 / 9}});
+}
+
+TEST(Advantage, WorkedExampleOfGrpo) {
+  Tree tree = worked_example();
+  make_estimator("grpo", {.epsilon = 0})->estimate(tree);
+  expect_nodes(tree, {{0.5, kRoot3 / 6, 2.0 / 3, kRoot3 * 2 / 9, -kRoot3 / 9},
+                      {1, kRoot3 * 2 / 3, 1.0 / 3, kRoot3 * 2 / 9, 0},
+                      {0, -kRoot3 / 3, 1.0 / 3, 0, -kRoot3 / 9},
+                      {0, -kRoot3 / 3, 1.0 / 3, 0, -kRoot3 / 9}});
+}
+
+TEST(Advantage, WorkedExampleOfGiGpo) {
+  Tree tree = worked_example();
+  make_estimator("gigpo", {.sigma = "off"})->estimate(tree);
+  expect_nodes(tree, {{0.5, 5.0 / 12, 2.0 / 3, 11.0 / 36, -1.0 / 36},
+                      {1, 7.0 / 6, 1.0 / 3, 7.0 / 18, 0},
+                      {0, -5.0 / 6, 1.0 / 3, 0, -5.0 / 18},
+                      {0, -7.0 / 12, 1.0 / 3, 0, -7.0 / 36}});
+}
+
+TEST(Advantage, WorkedExamplesOfTheOthers) {
+  const std::vector<double> once(4, kThird), linear = {2 * kThird, kThird, kThird, kThird};
+  expect_example("shepherd", {}, {0.5, 0.5, -0.5, -0.5}, once);
+  expect_example("tree_grpo", {},
+                 {0.5 / kRoot3, 2 / kRoot3 + 1 / kRoot2, -1 / kRoot3 - 1 / kRoot2, -1 / kRoot3},
+                 linear);
+  expect_example("treerl", {}, {0.5 / kRoot2, 2 - 0.25 / kRoot2, -1 - 0.25 / kRoot2, -1}, linear);
+  expect_example("treepo", {.sigma = "off"}, {0.1, 0.6, -0.4, -kThird}, linear);
+  const double root = std::sqrt(633.0);
+  expect_example("treepo", {}, {6.5 / root, 29 / root, -16 / root, -13 / root}, linear);
+  expect_example("treerpo", {}, {0.25, 0.5, -0.5, -0.25}, once);
+  expect_example("diff_parent", {}, {1.0 / 6, 0.5, -0.5, -kThird}, once);
+  expect_example("node_value", {}, {0.5 / kRoot3, 2 / kRoot3, -1 / kRoot3, -1 / kRoot3}, once);
+  expect_example("gae", {.lambda = 0.9}, {0.45, 1, 0, -0.5}, {0.5, 0.25, 0.25, 0.5});
+}
+
+TEST(Advantage, WorkedExampleOfReinforcePp) {
+  std::vector<Tree> batch(2);
+  for (size_t i = 0; i < 2; ++i) {
+    batch[i].nodes.resize(1);
+    batch[i].nodes[0].reward = i == 0 ? 1.0 : 0.0;
+  }
+  make_estimator("reinforce_pp", {.epsilon = 0})->estimate(batch);
+  EXPECT_NEAR(batch[0].nodes[0].advantage, 0.5 * kRoot2, kTolerance);
+  EXPECT_NEAR(batch[1].nodes[0].advantage, -0.5 * kRoot2, kTolerance);
+  EXPECT_EQ(batch[0].nodes[0].weight, 1);
 }
 
 TEST(Advantage, WithoutForksTreeLooIsRlooBitForBit) {
@@ -260,7 +154,8 @@ TEST(Advantage, TreeLooWeightedAdvantagesOfAForkGroupSumToZero) {
     Tree tree = random_tree(number, {.binary_rewards = false});
     make_estimator("tree_loo", {})->estimate(tree);
     for (int parent = -1; parent < static_cast<int>(tree.nodes.size()); ++parent) {
-      const auto siblings = valid_children(tree, parent);
+      const std::vector<Tree> batch = {tree};
+      const auto siblings = Reference(batch, 0, {}).children(parent);
       if (siblings.size() < 2) continue;
       double sum = 0;
       for (int node : siblings) sum += tree.nodes[node].s_plus + tree.nodes[node].s_minus;
@@ -275,7 +170,7 @@ TEST(Advantage, EqualRewardsGiveExactlyZero) {
       Tree tree = random_tree(number);
       for (Node& node : tree.nodes)
         if (node.reward) node.reward = 0.1;
-      make_estimator(name, {.norm_adv_by_std = number % 2 == 0})->estimate(tree);
+      make_estimator(name, {.sigma = number % 2 == 0 ? "auto" : "off"})->estimate(tree);
       for (const Node& node : tree.nodes) {
         ASSERT_EQ(node.advantage, 0) << name;
         ASSERT_EQ(node.s_plus, 0) << name;
@@ -294,8 +189,9 @@ TEST(Advantage, AFailedLeafIsAnEdgeLess) {
       Tree pruned = tree;
       std::vector<int> place(tree.nodes.size(), -1);
       pruned.nodes.clear();
+      const std::vector<Tree> batch = {tree};
       for (size_t i = 0; i < tree.nodes.size(); ++i) {
-        if (leaves_below(tree, static_cast<int>(i)).empty()) continue;
+        if (Reference(batch, 0, {}).below(static_cast<int>(i)).empty()) continue;
         place[i] = static_cast<int>(pruned.nodes.size());
         pruned.nodes.push_back(tree.nodes[i]);
         if (tree.nodes[i].parent >= 0) pruned.nodes.back().parent = place[tree.nodes[i].parent];
@@ -320,8 +216,8 @@ TEST(Advantage, AFailedLeafIsAnEdgeLess) {
 
 TEST(Advantage, UndefinedCases) {
   for (const std::string& name : estimator_names()) {
-    for (bool normalise : {false, true}) {
-      const auto estimator = make_estimator(name, {.norm_adv_by_std = normalise});
+    for (const char* sigma : {"auto", "off"}) {
+      const auto estimator = make_estimator(name, {.sigma = sigma});
       Tree empty;
       estimator->estimate(empty);
 
@@ -349,27 +245,82 @@ TEST(Advantage, UndefinedCases) {
   }
 }
 
-TEST(Advantage, SigmaSwitchDividesEveryEstimator) {
+/// Deterministic, and no estimate of an earlier pass matters.
+TEST(Advantage, EstimatingAgainGivesTheSame) {
   for (const std::string& name : estimator_names()) {
-    Tree plain = worked_example(), normalised = plain;
-    make_estimator(name, {})->estimate(plain);
-    make_estimator(name, {.norm_adv_by_std = true, .epsilon = 0})->estimate(normalised);
-    for (size_t i = 0; i < plain.nodes.size(); ++i)
-      EXPECT_NEAR(normalised.nodes[i].advantage, plain.nodes[i].advantage * std::sqrt(3.0), 1e-12);
+    for (uint64_t number = 0; number < 50; ++number) {
+      std::vector<Tree> batch = {random_tree(number), random_tree(number + 1000)};
+      const auto estimator = make_estimator(name, {});
+      estimator->estimate(batch);
+      const std::vector<Tree> once = batch;
+      estimator->estimate(batch);
+      for (size_t t = 0; t < batch.size(); ++t)
+        ASSERT_TRUE(testing::same_tree(batch[t], once[t])) << name;
+    }
   }
 }
 
-TEST(Advantage, UnknownNamesAreErrors) {
-  EXPECT_EQ(estimator_names(), (std::vector<std::string>{"tree_loo", "rloo", "grpo"}));
+TEST(Advantage, KappaShrinksTowardsTheRoots) {
+  // At the branches k = 1: half of the sibling's value, half of the other root's.
+  Tree tree = worked_example();
+  tree.nodes[3].reward = 0.5;
+  make_estimator("tree_loo", {.kappa = 1})->estimate(tree);
+  EXPECT_NEAR(tree.nodes[1].advantage, 1 - (0.5 * 0 + 0.5 * 0.5), kTolerance);
+  EXPECT_NEAR(tree.nodes[2].advantage, 0 - (0.5 * 1 + 0.5 * 0.5), kTolerance);
+  EXPECT_NEAR(tree.nodes[0].advantage, 0, kTolerance) << "the roots' own is not shrunk";
+}
+
+TEST(Advantage, GammaDiscountsATurn) {
+  Tree tree = worked_example();
+  for (int i : {1, 2}) tree.nodes[i].turn = 1;
+  make_estimator("tree_loo", {.gamma = 0.5})->estimate(tree);
+  EXPECT_NEAR(tree.nodes[1].advantage, 1, kTolerance) << "nothing is to come";
+  EXPECT_NEAR(tree.nodes[0].advantage, 0.25, kTolerance) << "one turn away: ½·½";
+  EXPECT_NEAR(tree.nodes[0].value, 0.25, kTolerance);
+}
+
+std::string refusal(const std::string& name, const AdvantageOptions& options) {
   try {
-    make_estimator("treeloo", {});
-    FAIL();
+    make_estimator(name, options);
   } catch (const common::ConfigError& error) {
-    EXPECT_NE(std::string(error.what()).find("treeloo"), std::string::npos);
-    EXPECT_NE(std::string(error.what()).find("tree_loo, rloo, grpo"), std::string::npos);
+    return error.what();
   }
-  EXPECT_TRUE(make_estimator("tree_loo", {})->credits_prefix());
-  EXPECT_FALSE(make_estimator("rloo", {})->credits_prefix());
+  return "";
+}
+
+TEST(Advantage, SwitchesWithoutMeaningAreErrors) {
+  EXPECT_EQ(refusal("treepo", {.baseline = "loo"}),
+            "advantage estimator treepo: baseline = 'loo'; allowed: auto");
+  EXPECT_EQ(refusal("tree_loo", {.value = "median"}),
+            "advantage estimator tree_loo: value = 'median'; allowed: auto, hierarchical, leaf, "
+            "entropy");
+  EXPECT_NE(refusal("tree_loo", {.sigma = "parent"}), "");
+  EXPECT_EQ(refusal("diff_parent", {.sigma = "parent"}), "");
+  EXPECT_NE(refusal("rloo", {.kappa = 1}), "");
+  EXPECT_EQ(refusal("tree_loo", {.kappa = 1}), "");
+  EXPECT_NE(refusal("tree_loo", {.kappa = -1}), "");
+  EXPECT_NE(refusal("tree_loo", {.gamma = 0}), "");
+  EXPECT_NE(refusal("gae", {.lambda = 1.5}), "");
+}
+
+TEST(Advantage, UnknownNamesAreErrors) {
+  const std::string message = refusal("treeloo", {});
+  EXPECT_NE(message.find("treeloo"), std::string::npos);
+  for (const std::string& name : estimator_names())
+    EXPECT_NE(message.find(name), std::string::npos) << name;
+}
+
+TEST(Advantage, OnlyShepherdKeepsBranchesOutOfThePrefix) {
+  for (const std::string& name : estimator_names()) {
+    EXPECT_EQ(make_estimator(name, {})->credits_prefix(), name != "shepherd") << name;
+    if (name == "gae" || name == "reinforce_pp") continue;
+    // r0 branches; what its second branch earned does or does not show above the fork.
+    Tree with = worked_example(), without = worked_example();
+    with.nodes[2].reward = 1;
+    make_estimator(name, {.sigma = "off"})->estimate(with);
+    make_estimator(name, {.sigma = "off"})->estimate(without);
+    EXPECT_EQ(with.nodes[0].advantage == without.nodes[0].advantage, name == "shepherd") << name;
+  }
 }
 
 }  // namespace

@@ -24,6 +24,12 @@ Spend distinct() {
   spend.learner_tokens = 10;
   spend.learner_tokens_linear = 11;
   spend.sandbox_seconds = 12.5;
+  spend.attended_tokens = 13;
+  spend.selector_tokens = 14;
+  spend.selector_failures = 15;
+  spend.trained_tokens = 16;
+  spend.trained_attended = 17;
+  spend.selector_cost = 0.25;
   return spend;
 }
 
@@ -38,24 +44,41 @@ const std::map<std::string, double> kDistinct = {{"generated_tokens", 1},
                                                  {"infra_failures", 9},
                                                  {"learner_tokens", 10},
                                                  {"learner_tokens_linear", 11},
-                                                 {"sandbox_seconds", 12.5}};
+                                                 {"sandbox_seconds", 12.5},
+                                                 {"attended_tokens", 13},
+                                                 {"selector_tokens", 14},
+                                                 {"selector_failures", 15},
+                                                 {"trained_tokens", 16},
+                                                 {"trained_attended", 17},
+                                                 {"selector_cost", 0.25},
+                                                 // 2·100·(1 + 2) + 4·10·13
+                                                 {"rollout_flops", 1120},
+                                                 // 6·100·16 + 12·10·17
+                                                 {"learner_flops", 11640},
+                                                 {"model_flops", 12760}};
+const ModelCost kModel = {.parameters = 100, .attention_width = 10};
 
 TEST(Ledger, UnitsAreTheFields) {
-  EXPECT_EQ(distinct().units(), kDistinct);
+  EXPECT_EQ(distinct().units(kModel), kDistinct);
   Spend twice = distinct();
   twice += distinct();
-  for (const auto& [name, value] : twice.units()) EXPECT_EQ(value, 2 * kDistinct.at(name)) << name;
+  for (const auto& [name, value] : twice.units(kModel))
+    EXPECT_EQ(value, 2 * kDistinct.at(name)) << name;
+  EXPECT_EQ((twice - distinct()).units(kModel), kDistinct);
 }
 
 TEST(Ledger, StopsAtItsBudgetInAnyUnit) {
   for (const auto& [unit, value] : kDistinct) {
-    Ledger ledger(unit, 3 * value);
+    Ledger ledger(unit, 3 * value, kModel);
     ledger.add(distinct());
     ledger.add(distinct());
     EXPECT_EQ(ledger.used(), 2 * value);
     EXPECT_FALSE(ledger.exhausted()) << unit;
     ledger.add(distinct());
     EXPECT_TRUE(ledger.exhausted()) << unit;
+    EXPECT_EQ(ledger.overshoot(), 0) << unit;
+    ledger.add(distinct());
+    EXPECT_EQ(ledger.overshoot(), value) << unit;
   }
   Ledger unlimited("env_steps", 0);
   unlimited.add(distinct());

@@ -3,7 +3,7 @@
 
 #include <memory>
 
-#include "tree/advantage.h"
+#include "tree/estimators/estimator.h"
 
 namespace espalier::tree {
 

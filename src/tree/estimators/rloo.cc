@@ -2,32 +2,31 @@
 //
 //   A_l = R_l − (1/(N−1))·Σ_{l'≠l} R_l', constant over the path of leaf l; N leaves of the prompt.
 //
-// Example (tests/tree/advantage_test.cc): two roots; r0 branches in two with rewards 1 and 0, r1
-// earns 0. N = 3.
+// Leaves behind one fork are no independent samples: on branched trees the other leaves' mean
+// depends on the shared prefix. With value: hierarchical the mean is over the other roots instead.
+//
+// Example: two roots; r0 branches in two with rewards 1 and 0, r1 earns 0. N = 3.
 //   A = 1, −½, −½. S⁺(r0) = ⅓, S⁻(r0) = −⅙; r1: 0, −⅙; b0: ⅓, 0; b1: 0, −⅙.
 #include "tree/estimators/factories.h"
-#include "tree/tree_values.h"
 
 namespace espalier::tree {
 namespace {
 
-class Rloo final : public AdvantageEstimator {
- public:
-  explicit Rloo(const AdvantageOptions& options) : options_(options) {}
-  std::string name() const override { return "rloo"; }
-  bool credits_prefix() const override { return false; }
+Profile profile() {
+  Profile profile;
+  profile.values = {Value::leaf, Value::hierarchical};
+  profile.baselines = {Baseline::loo, Baseline::mean, Baseline::parent};
+  return profile;
+}
 
-  void estimate(Tree& tree) const override {
-    const TreeValues values = tree_values(tree);
-    const double divide_by = divisor(values, options_);
-    std::vector<double> advantages;
-    for (size_t l = 0; l < values.leaves.size(); ++l)
-      advantages.push_back(leave_one_out(values.rewards, l) / divide_by);
-    spread_leaf_advantages(tree, values, advantages);
-  }
+class Rloo final : public Estimator {
+ public:
+  explicit Rloo(const AdvantageOptions& given) : Estimator("rloo", profile(), given) {}
 
  private:
-  AdvantageOptions options_;
+  Credits credit(const TreeView& view, const Batch&) const override {
+    return {.leaf = leaf_advantages(view, value, baseline)};
+  }
 };
 
 }  // namespace

@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "tree/fork_rule.h"
+#include "tree/fork_rules/running.h"
 
 namespace espalier::tree {
 
@@ -18,6 +19,15 @@ inline bool may_fork(const ForkContext& context, const ForkRuleOptions& options)
   return context.turn > 0 && options.branches > 1 &&
          context.forks_in_tree < options.max_forks_per_tree &&
          context.turns_since_fork >= options.min_turns_between;
+}
+
+/// K of a branching: more where the task has hardly ever been solved.
+inline int children_for(const ForkContext& context, const ForkRuleOptions& options,
+                        const SuccessRates& success) {
+  constexpr double kHard = 0.1;
+  const bool hard = options.branches_hard > 0 && !success.empty() &&
+                    success.rate(context.task, context.family) < kHard;
+  return hard ? options.branches_hard : options.branches;
 }
 
 /// Refuses a saved state that is not `expected`. Errors: StoreError.
