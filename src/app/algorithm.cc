@@ -23,10 +23,14 @@ std::unique_ptr<tree::ForkRule> fork_rule_of(const common::Config& config) {
   const common::TreeConfig& tree = config.algorithm.tree;
   tree::ForkRuleOptions options;
   options.branches = tree.branches;
+  options.branches_hard = tree.branches_hard;
   options.max_forks_per_tree = tree.max_forks;
   options.quantile = tree.quantile;
   options.probability = tree.probability;
   options.min_turns_between = tree.min_turns_between;
+  options.consecutive_penalty = tree.consecutive_penalty;
+  options.visit_penalty = tree.visit_penalty;
+  options.exploration = tree.exploration;
   return tree::make_fork_rule(tree.fork_rule, options);
 }
 

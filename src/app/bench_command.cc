@@ -1,8 +1,9 @@
-// espalier bench fork|soak|learner|rollout: figures with machine, versions and n.
+// espalier bench fork|soak|learner|estimators|rollout: figures with machine, versions and n.
 #include <fmt/core.h>
 
 #include <functional>
 
+#include "app/bench_estimators.h"
 #include "app/bench_figures.h"
 #include "app/bench_fork.h"
 #include "app/bench_soak.h"
@@ -83,6 +84,7 @@ void add_bench_command(CLI::App& app, int& exit_code) {
     ForkBench fork;
     Soak soak;
     learner::LearnerBench learner;
+    EstimatorBenchArguments estimators;
   };
   auto arguments = std::make_shared<Arguments>();
   CLI::App* bench = app.add_subcommand("bench", "Figures with machine, versions and n");
@@ -142,6 +144,10 @@ void add_bench_command(CLI::App& app, int& exit_code) {
   learner->add_option("-n,--repetitions", arguments->learner.repetitions, "passes")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
+  CLI::App* estimators = add(
+      "estimators", "Bias and signal-to-noise of every estimator under every fork rule, exactly",
+      [arguments] { return bench_estimators(arguments->estimators); });
+  add_estimator_options(*estimators, arguments->estimators);
   CLI::App* rollout =
       add("rollout", "The farm on nursery tasks with an untrained policy",
           [arguments] { return bench_rollout(arguments->trees, arguments->deterministic); });

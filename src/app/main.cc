@@ -52,6 +52,7 @@ int run(int argc, char** argv) {
   app::add_env_command(app, exit_code);
   app::add_trace_command(app, exit_code);
   app::add_report_command(app, exit_code);
+  app::add_budget_command(app, exit_code);
   app::add_bench_command(app, exit_code);
   app::add_doctor_command(app, exit_code);
   app::add_help_command(app, exit_code);

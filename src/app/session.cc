@@ -57,6 +57,12 @@ rollout::FarmOptions farm_options(const common::Config& config) {
   return options;
 }
 
+tree::ModelCost model_cost(const policy::WeightsPtr& weights) {
+  const policy::ModelShape shape = policy::shape_of(weights);
+  return {static_cast<double>(shape.parameters()), static_cast<double>(shape.num_hidden_layers) *
+                                                       shape.num_attention_heads * shape.head_dim};
+}
+
 policy::EngineOptions engine_options(const common::Config& config) {
   policy::EngineOptions options;
   options.deterministic = config.deterministic;

@@ -175,10 +175,11 @@ void Trainer::run_warm_start() {
 void Trainer::run_rollouts() {
   for (uint64_t step = 0; step < total_steps_ && !session_->ledger.exhausted(); ++step) {
     std::vector<tree::Tree> trees = roll_out(step);
+    session_->rule->observe(trees);
     estimator_->estimate(trees);
     tree::write_trees(tree::shard_path(run_.root, step), trees);
     common::Metrics metrics = tree_metrics(trees, config_.rollout.max_response_length);
-    metrics.merge(budget_metrics(session_->ledger.total()));
+    metrics.merge(budget_metrics(session_->ledger));
     remember_step(step + 1);
     sink_->log(state_.step, metrics);
   }
@@ -270,6 +271,7 @@ void Trainer::train() {
 void Trainer::train_step() {
   const StepTimes times(clock_, session_->farm->progress(), session_->ledger);
   std::vector<tree::Tree> trees = roll_out(state_.step);
+  session_->rule->observe(trees);
   state_.unlogged = learn(trees, state_.step);
   state_.unlogged.merge(times.metrics());
   remember_step(state_.step + 1);
@@ -341,13 +343,7 @@ std::vector<tree::Tree> Trainer::roll_out(uint64_t step) {
 common::Metrics Trainer::learn(std::vector<tree::Tree>& trees, uint64_t step) {
   common::Metrics metrics;
   clock_.measure("train", [&] {
-<<<<<<< HEAD
-    clock_.measure("adv", [&] {  // a part of "train"
-      for (tree::Tree& tree : trees) estimator_->estimate(tree);
-    });
-=======
-    estimator_->estimate(trees);
->>>>>>> 3998129 (Estimators: every row of the table, with orthogonal switches, against brute-force references)
+    clock_.measure("adv", [&] { estimator_->estimate(trees); });  // a part of "train"
     tree::write_trees(tree::shard_path(run_.root, step), trees);
     metrics = tree_metrics(trees, config_.rollout.max_response_length);
     reward_ = metrics["critic/score/mean"];
@@ -362,10 +358,14 @@ common::Metrics Trainer::learn(std::vector<tree::Tree>& trees, uint64_t step) {
     tree::Spend spend;
     spend.learner_tokens = update.tokens_packed;
     spend.learner_tokens_linear = update.tokens_linear;
+    const auto epochs = static_cast<uint64_t>(config_.learner.ppo_epochs);
+    spend.trained_tokens = epochs * update.tokens_packed;
+    spend.trained_attended =
+        epochs * attended_tokens(trees, /*linear=*/config_.learner.packing == "linear");
     session_->ledger.add(spend);
     session_->engine->publish(learner_->weights(), step + 1);
   });
-  metrics.merge(budget_metrics(session_->ledger.total()));
+  metrics.merge(budget_metrics(session_->ledger));
   return metrics;
 }
 
@@ -431,8 +431,13 @@ nlohmann::json Trainer::summary() const {
   json["steps"] = state_.step;
   json["eval"] = {{"before", state_.eval_before}, {"after", state_.eval_after}};
   json["budget"] = nlohmann::json::object();
-  for (const auto& [unit, value] : session_->ledger.total().units()) json["budget"][unit] = value;
-  json["budget_limit"] = {{"unit", session_->ledger.unit()}, {"limit", session_->ledger.limit()}};
+  const tree::Ledger& ledger = session_->ledger;
+  for (const auto& [unit, value] : ledger.units()) json["budget"][unit] = value;
+  json["budget_limit"] = {{"unit", ledger.unit()},
+                          {"limit", ledger.limit()},
+                          {"used", ledger.used()},
+                          {"overshoot", ledger.overshoot()}};
+  json["warnings"] = algorithm_warnings(*estimator_, *session_->rule);
   json["wall_s"] = nlohmann::json::object();
   double total = 0;
   for (const char* phase : {"setup", "sft", "rollout", "train", "eval"}) {

@@ -136,10 +136,33 @@ common::Metrics tree_metrics(const std::vector<tree::Tree>& trees, int max_respo
   return metrics;
 }
 
-common::Metrics budget_metrics(const tree::Spend& total) {
+common::Metrics budget_metrics(const tree::Ledger& ledger) {
   common::Metrics metrics;
-  for (const auto& [unit, value] : total.units()) metrics["budget/" + unit] = value;
+  for (const auto& [unit, value] : ledger.units()) metrics["budget/" + unit] = value;
   return metrics;
+}
+
+uint64_t attended_tokens(const std::vector<tree::Tree>& trees, bool linear) {
+  uint64_t sum = 0;
+  auto add = [&sum](uint64_t before, uint64_t span, uint64_t copies) {
+    if (span > 0) sum += copies * (span * before + span * (span - 1) / 2);
+  };
+  for (const tree::Tree& tree : trees) {
+    const Below below = count_below(tree);
+    std::vector<uint64_t> end(tree.nodes.size());
+    uint64_t all_leaves = 0;
+    for (size_t i = 0; i < tree.nodes.size(); ++i) {
+      const tree::Node& node = tree.nodes[i];
+      const uint64_t before =
+          node.parent < 0 ? tree.prompt_tokens.size() : end[static_cast<size_t>(node.parent)];
+      const uint64_t span = node.action.size() + node.prompt_delta.size();
+      if (node.parent < 0) all_leaves += below.leaves[i];
+      add(before, span, linear ? below.leaves[i] : 1);
+      end[i] = before + span;
+    }
+    add(0, tree.prompt_tokens.size(), linear ? all_leaves : 1);
+  }
+  return sum;
 }
 
 }  // namespace espalier::app

@@ -13,7 +13,11 @@ namespace espalier::app {
 /// env/infra_failed_rate. Trees must carry advantages.
 common::Metrics tree_metrics(const std::vector<tree::Tree>& trees, int max_response_length);
 
-/// budget/<unit> for every unit.
-common::Metrics budget_metrics(const tree::Spend& total);
+/// budget/<unit> for every unit: what the run has spent so far.
+common::Metrics budget_metrics(const tree::Ledger& ledger);
+
+/// Σ over the tokens of a pass of those before them on their path. linear: every root-to-leaf path
+/// by itself.
+uint64_t attended_tokens(const std::vector<tree::Tree>& trees, bool linear);
 
 }  // namespace espalier::app

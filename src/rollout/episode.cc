@@ -48,6 +48,11 @@ tree::ForkOrigin origin_of(envs::ForkKind kind) {
   return tree::ForkOrigin::value;
 }
 
+/// Σ of the tokens before each of `count` tokens that follow `before` others.
+uint64_t attended(uint64_t before, uint64_t count) {
+  return count == 0 ? 0 : count * before + count * (count - 1) / 2;
+}
+
 std::string hex(uint64_t value) {
   char text[17];
   std::snprintf(text, sizeof text, "%016llx", static_cast<unsigned long long>(value));
@@ -187,6 +192,9 @@ class Episode {
   Boundary decide(const Prefilled& prefilled) {
     pending_.prefill_tokens += prefilled.prefill_tokens;
     pending_.cached_prefill_tokens += prefilled.cached_tokens;
+    const size_t length = at_.context->length();
+    pending_.attended_tokens +=
+        attended(length - prefilled.prefill_tokens, prefilled.prefill_tokens);
     flush();
     Boundary boundary{.first_entropy = prefilled.first_entropy};
     boundary.stop = shared_.cancelled || shared_.budget_exhausted();
@@ -198,7 +206,10 @@ class Episode {
     context.forks_in_tree = boundary.forks_in_tree = tree_.forks;
     context.forks_on_path = at_.forks_on_path;
     context.turns_since_fork = at_.turn - at_.last_fork_turn;
+    context.consecutive_forks = context.turns_since_fork == 1 ? at_.consecutive_forks : 0;
     context.first_entropy = prefilled.first_entropy;
+    context.task = task_.name;
+    context.family = task_.family;
     context.key = tree_.key(path() + "/fork");
     boundary.branches = std::max(1, rule->decide(context));
     if (boundary.branches > 1) {
@@ -226,10 +237,12 @@ class Episode {
     at_.branch = 0;
     at_.origin = children.front().origin;
     ++at_.forks_on_path;
+    at_.consecutive_forks = at_.last_fork_turn == at_.turn - 1 ? at_.consecutive_forks + 1 : 1;
     at_.last_fork_turn = at_.turn;
     tree_.open_episodes(static_cast<int>(children.size()));
     for (size_t i = 0; i < children.size(); ++i) {
       children[i].forks_on_path = at_.forks_on_path;
+      children[i].consecutive_forks = at_.consecutive_forks;
       children[i].last_fork_turn = at_.turn;
       children[i].participant.emplace(std::move(joined[i]));
       shared_.continue_branch(std::move(children[i]));
@@ -327,6 +340,10 @@ class Episode {
     action_ = shared_.harness->parse(generation.tokens);
     pending_.generated_tokens += generation.tokens.size();
     pending_.prefill_tokens += generation.prefill_tokens;
+    const size_t length = at_.context->length();
+    pending_.attended_tokens +=
+        attended(length - generation.prefill_tokens, generation.prefill_tokens) +
+        attended(length, generation.tokens.size());
     // The other episodes took the prefix they share from their own prefill, where it was counted.
     if (at_.forked && at_.branch > 0) pending_.cached_prefill_tokens += generation.cached_tokens;
     if (!action_.ends) pending_.env_steps += 1;

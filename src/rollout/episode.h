@@ -27,6 +27,7 @@ struct BranchPoint {
   envs::EnvironmentPtr environment;     // null: to be made from the history
   StepPtr history;
   int forks_on_path = 0;
+  int consecutive_forks = 0;  // turns in a row that branched, the last at last_fork_turn
   int last_fork_turn = INT_MIN / 2;
   double used_seconds = 0;                         // of the task's agent_timeout_s
   std::optional<policy::Participant> participant;  // none: scripted

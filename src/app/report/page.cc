@@ -161,6 +161,19 @@ constexpr const char* kTreeLead =
     "the advantage that training gave "
     "the turn. Select a card for its whole output.";
 
+/// What start-up warned of.
+std::string warnings(const std::vector<RunData>& runs) {
+  std::string out;
+  for (const RunData& run : runs) {
+    if (!run.summary.contains("warnings") || !run.summary["warnings"].is_array()) continue;
+    for (const auto& warning : run.summary["warnings"])
+      if (warning.is_string())
+        out += "<p class=\"note\">\u26a0 " + html(run.name) + ": " +
+               html(warning.get<std::string>()) + "</p>\n";
+  }
+  return out;
+}
+
 }  // namespace
 
 std::string report_page(const std::vector<RunData>& runs) {
@@ -175,6 +188,7 @@ std::string report_page(const std::vector<RunData>& runs) {
       "dark\">\n<style>{}{}{}</style>\n</head>\n<body>\n<main>\n",
       title, kThemeCss, kTreeCss, kPageCss);
   out += header(runs);
+  out += warnings(runs);
   out += section("Learning curves", "", learning_curves(runs));
   out += section("Trees", kTreeLead, trees(runs));
   out += section("Success by family", "Held-out tasks, sampled, \u00b1 standard error in points.",

@@ -30,8 +30,17 @@ constexpr Unit kUnits[] = {
     {"forks", "Forks"},
     {"verifier_runs", "Verifier runs"},
     {"selector_calls", "Selector calls"},
+    {"selector_tokens", "Selector tokens"},
+    {"selector_failures", "Selector calls without a usable answer"},
+    {"selector_cost", "Selector cost"},
     {"infra_failures", "Infrastructure failures"},
     {"sandbox_seconds", "Sandbox time"},
+    {"attended_tokens", "Tokens attended to in rollout"},
+    {"trained_tokens", "Tokens trained on (every epoch)"},
+    {"trained_attended", "Tokens attended to in training"},
+    {"rollout_flops", "Model FLOPs, rollout"},
+    {"learner_flops", "Model FLOPs, learner"},
+    {"model_flops", "Model FLOPs"},
 };
 
 std::string heading(const std::vector<RunData>& runs, const RunData& run) {
@@ -102,6 +111,12 @@ std::string derived_rows(const std::vector<RunData>& runs) {
         return packed > 0 && linear > 0 ? fmt::format("{:.2f} \u00d7", linear / packed)
                                         : std::string();
       });
+  out += derived_row(runs, "Beyond its budget when it stopped", [](const RunData& run) {
+    const auto over = number_at(run.summary, {"budget_limit", "overshoot"});
+    if (!over || number_at(run.summary, {"budget_limit", "limit"}).value_or(0) <= 0)
+      return std::string();
+    return exact_count(*over) + " " + html(run.summary["budget_limit"].value("unit", ""));
+  });
   out += derived_row(runs, "Generated tokens a second of rollout", [](const RunData& run) {
     const double tokens = spent(run, "generated_tokens").value_or(0);
     const double seconds = number_at(run.summary, {"wall_s", "rollout"}).value_or(0);
