@@ -122,8 +122,8 @@ Session::Session(const common::Config& config_, SessionOptions options)
       backend(make_backend(config_, options.run ? options.run->snapshots() : scratch.path())),
       tokenizer(options.tokenizer),
       engine(policy::make_engine(options.weights, engine_options(config_))),
-      ledger(config_.budget.unit, config_.budget.limit),
-      side_ledger(config_.budget.unit, 0) {
+      ledger(config_.budget.unit, config_.budget.limit, model_cost(options.weights)),
+      side_ledger(config_.budget.unit, 0, ledger.model()) {
   rule = fork_rule_of(config);
   rollout::FarmParts parts;
   parts.backend = backend.get();

@@ -209,7 +209,7 @@ class Episode {
     context.consecutive_forks = context.turns_since_fork == 1 ? at_.consecutive_forks : 0;
     context.first_entropy = prefilled.first_entropy;
     context.task = task_.name;
-    context.family = task_.family;
+    context.family = tree_.family();
     context.key = tree_.key(path() + "/fork");
     boundary.branches = std::max(1, rule->decide(context));
     if (boundary.branches > 1) {

@@ -27,6 +27,7 @@ class TreeState {
 
   const TreeRequest& request() const { return request_; }
   const policy::ContextPtr& prompt_context() const { return prompt_context_; }
+  const std::string& family() const { return tree_.family; }
   NodeRef prompt() const { return {-1, tree_.id, ""}; }
   /// Key of what a path of this tree draws: (run seed, purpose:task#index, path).
   common::RngKey key(std::string_view path) const;
