@@ -13,7 +13,9 @@ namespace espalier {
 namespace {
 
 common::Config with(const std::string& override_text) {
-  return common::parse_config("{}", "test", {override_text});
+  // meta_agent is refused without a server to ask.
+  return common::parse_config("{}", "test",
+                              {"algorithm.tree.selector.url=http://127.0.0.1:1/v1", override_text});
 }
 
 /// The message that refuses a value no key has lists the values allowed.

@@ -54,8 +54,8 @@ std::vector<json> untimed(const fs::path& run) {
   std::vector<json> records = metrics(run);
   for (json& record : records) {
     for (const char* key :
-         {"timing_s/gen", "timing_s/update_actor", "timing_s/testing", "perf/time_per_step",
-          "perf/throughput", "tree/fork_ms", "budget/sandbox_seconds"}) {
+         {"timing_s/gen", "timing_s/adv", "timing_s/update_actor", "timing_s/testing",
+          "perf/time_per_step", "perf/throughput", "tree/fork_ms", "budget/sandbox_seconds"}) {
       record.erase(key);
     }
   }
