@@ -96,7 +96,7 @@ nlohmann::json to_json(const EstimatorFigures& one) {
 
 // The plot.
 
-constexpr int kRow = 26, kTop = 64, kNames = 130, kPanel = 330, kGap = 40;
+constexpr int kRow = 26, kTop = 64, kNames = 180, kPanel = 330, kGap = 40;
 const char* const kColors[] = {"#4c78a8", "#f58518", "#54a24b", "#e45756",
                                "#72b7b2", "#b279a2", "#9d755d", "#888888"};
 

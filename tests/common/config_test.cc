@@ -467,9 +467,10 @@ TEST(Conflicts, BatchesMustHoldWhatTheyAreMadeOf) {
 }
 
 TEST(Conflicts, EstimatorsNeedSomethingToCompare) {
-  EXPECT_THAT(error_of("algorithm: {adv_estimator: rloo, tree: {fork_rule: none}}\nrollout: {n: 1}\n"),
-              AllOf(HasSubstr("x.yaml:2: rollout.n 1"), HasSubstr("'rloo'"),
-                    HasSubstr("allowed: 2 and more")));
+  EXPECT_THAT(
+      error_of("algorithm: {adv_estimator: rloo, tree: {fork_rule: none}}\nrollout: {n: 1}\n"),
+      AllOf(HasSubstr("x.yaml:2: rollout.n 1"), HasSubstr("'rloo'"),
+            HasSubstr("allowed: 2 and more")));
   EXPECT_NE(error_of("{}", {"rollout.n=1", "algorithm.tree.fork_rule=none"}), "");
   EXPECT_EQ(override_error("rollout.n=1"), "") << "branchings compare too";
 }

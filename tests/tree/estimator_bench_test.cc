@@ -103,7 +103,18 @@ TEST(EstimatorBench, TreeLooIsUnbiasedUnderStoppingTimesAndOthersAreNot) {
 }
 
 TEST(EstimatorBench, UnknownNamesAreErrors) {
-  EXPECT_THROW(bench_estimators({.estimators = {"nope"}}), common::ConfigError);
+  for (const char* spec : {"nope", "tree_loo:kappa", "tree_loo:kappa=", "tree_loo:kapa=2",
+                           "tree_loo:kappa=2x", "rloo:kappa=2", "tree_loo:value=median"})
+    EXPECT_THROW(bench_estimators({.worlds = 1, .steps = 2, .estimators = {spec}}),
+                 common::ConfigError)
+        << spec;
+  EXPECT_EQ(bench_estimators({.worlds = 1,
+                              .steps = 2,
+                              .estimators = {"tree_loo:kappa=2:weight=linear"},
+                              .rules = {"none"}})
+                .front()
+                .estimator,
+            "tree_loo:kappa=2:weight=linear");
   EXPECT_THROW(bench_estimators({.worlds = 1, .rules = {"nope"}}), common::ConfigError);
 }
 

@@ -2,8 +2,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
+#include <map>
 #include <memory>
+#include <sstream>
 
+#include "common/error.h"
 #include "tree/advantage.h"
 #include "tree/bench/simulate.h"
 
@@ -95,6 +99,38 @@ class Spread {
   std::vector<double> values_;
 };
 
+/// "name" or "name:switch=value:…".
+std::unique_ptr<AdvantageEstimator> estimator_of(const std::string& spec) {
+  std::stringstream parts(spec);
+  std::string name, part;
+  std::getline(parts, name, ':');
+  AdvantageOptions options;
+  const std::map<std::string, std::string*> texts = {{"weight", &options.weight},
+                                                     {"value", &options.value},
+                                                     {"baseline", &options.baseline},
+                                                     {"sigma", &options.sigma},
+                                                     {"step", &options.step}};
+  const std::map<std::string, double*> numbers = {{"kappa", &options.kappa},
+                                                  {"gamma", &options.gamma},
+                                                  {"lambda", &options.lambda},
+                                                  {"step_weight", &options.step_weight}};
+  while (std::getline(parts, part, ':')) {
+    const size_t at = std::min(part.find('='), part.size());
+    const std::string key = part.substr(0, at), value = part.substr(std::min(at + 1, part.size()));
+    if (texts.contains(key)) {
+      *texts.at(key) = value;
+      continue;
+    }
+    char* end = nullptr;
+    const double number = std::strtod(value.c_str(), &end);
+    if (!numbers.contains(key) || value.empty() || *end != 0)
+      throw common::ConfigError("bench estimators: '" + part + "' of '" + spec +
+                                "' is no switch=value; as in tree_loo:kappa=2");
+    *numbers.at(key) = number;
+  }
+  return make_estimator(name, options);
+}
+
 struct Arm {
   Spread bias_squared, snr, cosine, scale, steps, mixed;
 };
@@ -102,12 +138,15 @@ struct Arm {
 class Bench {
  public:
   explicit Bench(EstimatorBench options) : options_(std::move(options)) {
-    if (options_.estimators.empty()) options_.estimators = estimator_names();
+    if (options_.estimators.empty()) {
+      options_.estimators = estimator_names();
+      for (const char* variant : {"tree_loo:kappa=2", "rloo:value=hierarchical"})
+        options_.estimators.emplace_back(variant);
+    }
     if (options_.rules.empty())
       for (const std::string& name : fork_rule_names())
         if (name != "meta_agent") options_.rules.push_back(name);
-    for (const std::string& name : options_.estimators)
-      estimators_.push_back(make_estimator(name, {}));
+    for (const std::string& name : options_.estimators) estimators_.push_back(estimator_of(name));
     arms_.resize(options_.rules.size() * options_.estimators.size());
   }
 
@@ -220,7 +259,7 @@ class Bench {
         auto root = [](double square) { return std::sqrt(std::max(square, 0.0)); };
         const double mean = arm.bias_squared.mean(), wide = 1.96 * arm.bias_squared.error();
         EstimatorFigures figures;
-        figures.estimator = estimators_[e]->name();
+        figures.estimator = options_.estimators[e];
         figures.rule = rule->name();
         figures.stopping_time = rule->stopping_time();
         figures.credits_prefix = estimators_[e]->credits_prefix();

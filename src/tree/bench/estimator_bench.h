@@ -17,8 +17,9 @@ struct EstimatorBench {
   int branches = 2;   // K
   int max_forks = 4;  // a tree
   uint64_t seed = 1;
-  std::vector<std::string> estimators = {};  // empty: all
-  std::vector<std::string> rules = {};       // empty: all that need no server
+  /// Names, each with switches if need be ("tree_loo:kappa=2"); empty: all, and two variants.
+  std::vector<std::string> estimators = {};
+  std::vector<std::string> rules = {};  // empty: all that need no server
   /// Called with the share done; returns false to stop early.
   std::function<bool(double)> progress = {};
 };
