@@ -25,7 +25,7 @@ PACKAGES=(g++ cmake ninja-build ccache pkg-config git ca-certificates
   libspdlog-dev libfmt-dev libseccomp-dev libarchive-dev libzstd-dev libvterm-dev libtoml11-dev libssl-dev zlib1g-dev
   protobuf-compiler libprotobuf-dev libgtest-dev libgmock-dev
   python3 python3-pip python3-venv clang-format clang-tidy)
-[ "$TESTS" = 1 ] && PACKAGES+=(python3-h5py)
+[ "$TESTS" = 1 ] && PACKAGES+=(python3-h5py slirp4netns iproute2)
 
 say() { printf 'setup: %s\n' "$*"; }
 

@@ -4,8 +4,10 @@
 
 #include "app/algorithm.h"
 #include "common/error.h"
+#include "envs/limits.h"
 #include "envs/nursery/nursery.h"
 #include "envs/sandbox/backend.h"
+#include "envs/sandbox/network.h"
 #include "policy/model_io.h"
 
 namespace espalier::app {
@@ -38,6 +40,26 @@ std::unique_ptr<tree::JournalWriter> make_journal(const common::Config& config,
   return std::make_unique<tree::JournalWriter>(run->journal(), durability(config.durability));
 }
 
+envs::Limits limits_of(const common::Config& config) {
+  envs::Limits limits;
+  limits.memory_bytes = static_cast<size_t>(config.env.memory_mb) << 20;
+  limits.disk_bytes = static_cast<size_t>(config.env.disk_mb) << 20;
+  limits.pids = config.env.pids;
+  limits.cpus = config.env.cpus;
+  return limits;
+}
+
+/// What no task could be given on this machine is refused before any work.
+void check_environment(const common::Config& config) {
+  try {
+    envs::check_limits(limits_of(config), true);
+  } catch (const common::TaskError& error) {
+    throw common::ConfigError(std::string("env: ") + error.what());
+  }
+  const std::string why = config.env.network ? envs::sandbox::why_no_network() : "";
+  if (!why.empty()) throw common::Unsupported("env.network: " + why);
+}
+
 rollout::FarmOptions farm_options(const common::Config& config) {
   rollout::FarmOptions options;
   options.run_seed = config.seed;
@@ -50,10 +72,7 @@ rollout::FarmOptions farm_options(const common::Config& config) {
   options.command_timeout_s = config.rollout.command_timeout_s;
   options.snapshots = config.env.snapshots;
   options.network = config.env.network;
-  options.limits.memory_bytes = static_cast<size_t>(config.env.memory_mb) << 20;
-  options.limits.disk_bytes = static_cast<size_t>(config.env.disk_mb) << 20;
-  options.limits.pids = config.env.pids;
-  options.limits.cpus = config.env.cpus;
+  options.limits = limits_of(config);
   return options;
 }
 
@@ -101,6 +120,7 @@ Start start_point(const common::Config& config) {
 
 std::unique_ptr<envs::Backend> make_backend(const common::Config& config,
                                             const std::filesystem::path& snapshots) {
+  check_environment(config);
   envs::SandboxOptions options;
   options.snapshot_dir = snapshots;
   options.extra_command_delay_ms_max = static_cast<int>(config.env.inject_delay_ms);

@@ -28,7 +28,9 @@ class SandboxBackend : public Backend {
     if (full()) return refuse(done, too_many());
     try {
       check_limits(spec.limits, !core_->spawner.disk_upper());
-    } catch (const common::TaskError&) {
+      if (const std::string why = spec.network ? why_no_network() : ""; !why.empty())
+        throw common::Unsupported("start a sandbox with the public network: " + why);
+    } catch (const common::Error&) {
       return core_->post([done, error = std::current_exception()] { done(error); });
     }
     files_.get(spec, [core = core_, spec, done](common::Result<LayerPtr> layer) {

@@ -21,6 +21,7 @@
 #include "common/result.h"
 #include "envs/sandbox/backend.h"
 #include "envs/sandbox/cgroups.h"
+#include "envs/sandbox/network.h"
 
 namespace espalier::envs {
 namespace {
@@ -103,6 +104,14 @@ Capability kernel() {
   return {"kernel", enough, true, name.release, enough ? "" : "a kernel of 5.15 or newer"};
 }
 
+/// What holds in place of a controller that cannot be used.
+std::string weaker(const std::string& missing) {
+  if (missing.starts_with("memory"))
+    return missing + " (weaker: RLIMIT_DATA limits each process, not the sandbox)";
+  if (missing.starts_with("pids")) return missing + " (instead: RLIMIT_NPROC, as good)";
+  return missing + " (no limit on processor time)";
+}
+
 Capability cgroups() {
   std::vector<std::string> missing;
   std::string detail, fix;
@@ -110,15 +119,20 @@ Capability cgroups() {
     detail += (detail.empty() ? "" : "; ") + site.controllers + (site.v2 ? " (v2, " : " (v1, ") +
               site.directory.string() + ")";
   }
-  for (const std::string& line : missing) fix += (fix.empty() ? "" : "; ") + line;
-  const bool any = !detail.empty();
-  return {
-      "cgroups", any, false,
-      any ? detail : "none usable: limits by rlimits alone, which are weaker",
-      any && fix.empty()
-          ? ""
-          : "run as root, or delegate a cgroup (systemd-run --user --scope -p Delegate=yes …): " +
-                fix};
+  if (detail.empty()) detail = "none usable: limits by rlimits alone, which are weaker";
+  for (const std::string& line : missing) fix += (fix.empty() ? "" : "; ") + weaker(line);
+  if (!fix.empty())
+    fix =
+        "run as root, or delegate a cgroup (systemd-run --user --scope -p Delegate=yes …). "
+        "Missing: " +
+        fix;
+  return {"cgroups", missing.empty(), false, detail, fix};
+}
+
+Capability network() {
+  const std::string why = sandbox::why_no_network();
+  return {"public network", why.empty(), false,
+          why.empty() ? "slirp4netns, for tasks that ask and env.network: true" : "none", why};
 }
 
 /// The whole thing: a sandbox that answers a command.
@@ -165,6 +179,7 @@ std::vector<Capability> probe() {
   all.push_back(tried("seccomp", try_seccomp(), "filters may refuse calls",
                       "a kernel built with CONFIG_SECCOMP_FILTER"));
   all.push_back(cgroups());
+  all.push_back(network());
   all.push_back(whole_sandbox());
   return all;
 }

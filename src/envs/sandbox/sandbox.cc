@@ -185,11 +185,13 @@ void Sandbox::started_with(std::vector<Fd> fds) {
   auto self = shared_from_this();
   core_->reactor.watch(pidfd_.get(), EPOLLIN, [self](uint32_t) { self->on_reaped(); });
   if (killed_) syscall(SYS_pidfd_send_signal, pidfd_.get(), SIGKILL, nullptr, 0);
+  if (seed_.spec.network) connect_network();
   maybe_started();
 }
 
 void Sandbox::maybe_started() {
   if (!started_ || !shell_ready_ || !shell_pid_ || !pidfd_) return;
+  if (seed_.spec.network && !network_up_) return;
   if (start_timer_) core_->reactor.cancel(*std::exchange(start_timer_, std::nullopt));
   output_buffer_.take();
   last_exit_code_ = seed_.last_exit_code;
@@ -468,6 +470,8 @@ void Sandbox::on_reaped() {
   }
   terminal_.reset();
   if (killed_) root_.reset();
+  if (network_) core_->reactor.unwatch(network_->ready_fd());
+  network_.reset();
   core_->cradles.give_back(seed_.spec.limits, std::move(cradle_));
   origin_.reset();
   first_.reset();

@@ -11,6 +11,7 @@
 
 #include "envs/environment.h"
 #include "envs/sandbox/core.h"
+#include "envs/sandbox/network.h"
 #include "envs/sandbox/output_buffer.h"
 #include "envs/sandbox/terminal_session.h"
 
@@ -141,6 +142,7 @@ class Sandbox : public std::enable_shared_from_this<Sandbox> {
   void watch_descriptors();
   void started_with(std::vector<Fd> fds);
   void maybe_started();
+  void connect_network();
 
   void send_line(std::string line);
   void flush_command();
@@ -172,6 +174,8 @@ class Sandbox : public std::enable_shared_from_this<Sandbox> {
   bool holding_ = false;  // this one's init reports the ends of copies
   std::unordered_map<pid_t, std::weak_ptr<Sandbox>> copies_;
   std::unordered_map<pid_t, int> reaped_;  // before it was known whose session they were
+  std::unique_ptr<PublicNetwork> network_;  // where the task has one
+  bool network_up_ = false;
   Fd control_, command_, output_, status_, pidfd_, root_;
   Completion<std::shared_ptr<Sandbox>> started_;
   Fd received_fd_;  // came with the message from init that is being handled

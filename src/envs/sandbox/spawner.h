@@ -49,6 +49,7 @@ class Spawner {
   /// A further process of the supervisor: a cradle in these groups, or a keeper.
   std::unique_ptr<Channel> start_helper(wire::SpawnerOp op, const std::vector<Fd>& groups);
 
+  pid_t process() const { return pid_; }
   bool root_mode() const { return mode_ & wire::kModeRoot; }
   bool disk_upper() const { return mode_ & wire::kModeDiskUpper; }
   /// How many live forks away from its start a sandbox can be; 0: none.
