@@ -209,6 +209,18 @@ print('ALLOWED')
   }
 }
 
+TEST_F(SystemCalls, NoCoreFileProgramOfTheHostIsCalled) {
+  std::string seen = try_calls(R"(
+import resource
+for wanted in (0, 1, 0):
+    resource.setrlimit(resource.RLIMIT_CORE, (wanted, wanted))
+    resource.prlimit(0, resource.RLIMIT_CORE, (wanted, wanted))
+print('core', *resource.getrlimit(resource.RLIMIT_CORE))
+)");
+  EXPECT_EQ(seen, "core 1 1\ncore 1 1\n");
+  EXPECT_EQ(output_of(*environment_, "cd /tmp; ulimit -c 0; bash -c 'kill -SEGV $$'; ls /tmp"), "");
+}
+
 TEST_F(Isolation, PrivilegesCannotBeGained) {
   std::string seen = both("grep -E 'NoNewPrivs|Seccomp:|CapBnd' /proc/self/status");
   EXPECT_THAT(seen, HasSubstr("NoNewPrivs:\t1"));

@@ -114,7 +114,8 @@ void limit(__rlimit_resource what, uint64_t soft, uint64_t hard) {
 }
 
 void set_limits(const wire::SpawnRequest& request) {
-  limit(RLIMIT_CORE, 0, 0);
+  // Where core files go to a program of the host, it is called at 0 as well; at 1 it is not.
+  limit(RLIMIT_CORE, 1, 1);
   limit(RLIMIT_NOFILE, 1024, 4096);
   limit(RLIMIT_MEMLOCK, 1 << 20, 1 << 20);
   limit(RLIMIT_MSGQUEUE, 64 << 10, 64 << 10);
