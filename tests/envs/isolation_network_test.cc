@@ -4,6 +4,7 @@
 #include <netinet/in.h>
 #include <sched.h>
 #include <signal.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <sys/wait.h>
@@ -100,6 +101,7 @@ class SmallInternet {
     return system(("(" + command + ") >/dev/null 2>&1").c_str()) == 0;
   }
   [[noreturn]] static void serve(int ready) {
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
     unshare(CLONE_NEWNET);
     int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     sockaddr_in address{};
@@ -129,13 +131,18 @@ class PublicNetworkTest : public SandboxTest {
     backend_.reset();
     const pid_t child = fork();
     if (child == 0) {
-      const SmallInternet internet;
-      if (!internet.made()) _exit(77);
-      SandboxTest::SetUp();
-      if (backend_) (this->*test)(internet);
-      backend_.reset();
+      int code = 77;
+      {
+        const SmallInternet internet;
+        if (internet.made()) {
+          SandboxTest::SetUp();
+          if (backend_) (this->*test)(internet);
+          backend_.reset();
+          code = HasFailure() ? 1 : 0;
+        }
+      }
       fflush(nullptr);
-      _exit(HasFailure() ? 1 : 0);
+      _exit(code);
     }
     int status = 0;
     waitpid(child, &status, 0);
