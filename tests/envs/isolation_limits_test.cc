@@ -100,6 +100,15 @@ print('ALLOWED', i)
   }
 }
 
+TEST_F(Isolation, TerminalsAreLimitedForThereIsOneNumberOfThemForTheMachine) {
+  if (!has("python3")) GTEST_SKIP() << "terminals are made from python3, which this machine lacks";
+  EXPECT_EQ(
+      output_of(*environment_,
+                "python3 -c \"import os\nn = 0\ntry:\n  while n < 500:\n    os.openpty(); n += 1\n"
+                "except OSError: pass\nprint(8 <= n <= 64)\""),
+      "True\n");
+}
+
 TEST(LimitsOfTasks, WhatATaskDeclaresTakesThePlaceOfTheConfiguration) {
   Limits configured;
   configured.memory_bytes = 1 << 20;

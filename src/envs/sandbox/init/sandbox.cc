@@ -78,8 +78,8 @@ bool mount_kernel_views(const Base& base, Failure* failure) {
     if (mount(nullptr, path, nullptr, kFlags, nullptr)) return failure->set("protect /%s", path);
   }
   // Group tty; an unprivileged user has no group to give.
-  const char* options = base.root_mode ? "newinstance,ptmxmode=0666,mode=0620,gid=5"
-                                       : "newinstance,ptmxmode=0666,mode=0620";
+  const char* options = base.root_mode ? "newinstance,max=64,ptmxmode=0666,mode=0620,gid=5"
+                                       : "newinstance,max=64,ptmxmode=0666,mode=0620";
   if (mount("devpts", "dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, options))
     return failure->set("mount devpts");
   return true;
