@@ -173,7 +173,7 @@ class Sandbox : public std::enable_shared_from_this<Sandbox> {
       first_;             // the started one of its line: its init has all copies for children
   bool holding_ = false;  // this one's init reports the ends of copies
   std::unordered_map<pid_t, std::weak_ptr<Sandbox>> copies_;
-  std::unordered_map<pid_t, int> reaped_;  // before it was known whose session they were
+  std::unordered_map<pid_t, int> reaped_;   // before it was known whose session they were
   std::unique_ptr<PublicNetwork> network_;  // where the task has one
   bool network_up_ = false;
   Fd control_, command_, output_, status_, pidfd_, root_;
