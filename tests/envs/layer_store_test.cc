@@ -244,7 +244,8 @@ TEST_F(LayerStoreTest, DamagedManifestsAreRefused) {
   SnapshotId id = write({pack}, "shell text");
   fs::path path = store_.manifest_path(id);
   std::string sound = common::read_file(path);
-  for (std::string part : {"shell text", "\"base\"", store_.read(id).layers[0].c_str()}) {
+  for (const std::string& part :
+       {std::string("shell text"), std::string("\"base\""), store_.read(id).layers[0]}) {
     std::string bad = sound;
     size_t at = bad.find(part) + 1;
     bad[at] = bad[at] == 'e' ? 'f' : 'e';
