@@ -56,7 +56,8 @@ class LiveForking : public std::enable_shared_from_this<LiveForking> {
   /// By value all is lost but the shell's state; that is right where the shell is all there is.
   void refused(const FreezeAnswer& answer) {
     if (state_->closed) return cancelled();
-    if (!(answer.outcome & wire::kIsBash)) return done_(not_forkable(answer.why));
+    bool shell = answer.outcome & wire::kIsBash && !state_->sandbox->seed().spec.terminal;
+    if (!shell) return done_(not_forkable(answer.why));
     by_value();
   }
 
@@ -109,7 +110,7 @@ bool may_fork_live(const EnvironmentState& state) {
   // Processes counted by the kernel per user namespace need one for each sandbox alone.
   bool counted = core.cgroups.limits_processes() || !spec.limits.pids;
   // The way out of a network belongs to the sandbox it was made for.
-  return !core.keepers.empty() && counted && !spec.network && !spec.terminal &&
+  return !core.keepers.empty() && counted && !spec.network &&
          state.sandbox->depth() < core.spawner.max_depth();
 }
 

@@ -51,7 +51,7 @@ void Sandbox::spawn(Completion<std::shared_ptr<Sandbox>> done) {
                                "own; without a terminal it is bash");
   if (seed_.spec.terminal) terminal::check_size(*seed_.spec.terminal);
   started_ = std::move(done);
-  request_spawn({}, 0, 0);
+  request_spawn({}, 0, 0, {});
   try {
     if (seed_.spec.terminal)
       start_terminal();
@@ -64,7 +64,8 @@ void Sandbox::spawn(Completion<std::shared_ptr<Sandbox>> done) {
   }
 }
 
-void Sandbox::request_spawn(std::vector<Fd> more, int32_t shell_pid, uint64_t shell_output) {
+void Sandbox::request_spawn(std::vector<Fd> more, int32_t shell_pid, uint64_t shell_output,
+                            wire::TerminalShape shape) {
   const Limits& limits = seed_.spec.limits;
   upper_ = core_->new_layer();
   cradle_ = core_->cradles.take(limits, depth_);
@@ -81,6 +82,8 @@ void Sandbox::request_spawn(std::vector<Fd> more, int32_t shell_pid, uint64_t sh
   request.depth = depth_;
   request.shell_pid = shell_pid;
   request.shell_output = shell_output;
+  request.terminal = shape;
+  request.root = seed_.spec.root;
   std::string message = bytes_of(request);
   for (const LayerPtr& layer : seed_.layers) message += bytes_of(uint64_t{layer->id()});
   auto [ours, theirs] = make_socket_pair();
@@ -192,6 +195,10 @@ void Sandbox::started_with(std::vector<Fd> fds) {
 void Sandbox::maybe_started() {
   if (!started_ || !shell_ready_ || !shell_pid_ || !pidfd_) return;
   if (seed_.spec.network && !network_up_) return;
+  if (seed_.spec.terminal && !terminal_) {  // a copy's
+    if (!copied_terminal_) return;
+    continue_terminal();
+  }
   if (start_timer_) core_->reactor.cancel(*std::exchange(start_timer_, std::nullopt));
   output_buffer_.take();
   last_exit_code_ = seed_.last_exit_code;
@@ -404,6 +411,10 @@ void Sandbox::on_init_reply(const wire::InitReply& reply) {
   if (reply.header.op == wire::InitOp::exited) {
     if (ticket == shell_ticket_) return shell_ended(reply.value);
     return process_ended(ticket, reply.value);
+  }
+  if (reply.header.op == wire::InitOp::terminal) {
+    copied_terminal_ = std::move(received_fd_);
+    return maybe_started();
   }
   if (reply.header.op == wire::InitOp::reaped) return session_reaped(pid_t(ticket), reply.value);
   auto found = answers_.find(ticket);

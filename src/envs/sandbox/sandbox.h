@@ -126,7 +126,8 @@ class Sandbox : public std::enable_shared_from_this<Sandbox> {
 
   Sandbox(std::shared_ptr<Core> core, SandboxSeed seed);
   void spawn(Completion<std::shared_ptr<Sandbox>> done);
-  void request_spawn(std::vector<Fd> more, int32_t shell_pid, uint64_t shell_output);
+  void request_spawn(std::vector<Fd> more, int32_t shell_pid, uint64_t shell_output,
+                     wire::TerminalShape shape);
   void start_shell();
   void start_terminal();
   void terminal_started(const wire::InitReply& reply);
@@ -136,7 +137,9 @@ class Sandbox : public std::enable_shared_from_this<Sandbox> {
   void take_pipes(Pipe command, Pipe output, Pipe status);
   void await_start();
   void spawn_copy(Completion<std::shared_ptr<Sandbox>> done);
-  void request_copy(Fd link, const Pipe& command, const Pipe& output, const Pipe& status);
+  void spawn_terminal_copy(Completion<std::shared_ptr<Sandbox>> done);
+  void continue_terminal();
+  void request_copy(std::vector<Fd> fds);
   void session_copied(pid_t outer_pid, pid_t pid_at_first);
   void session_reaped(pid_t pid, int wait_status);
   void watch_descriptors();
@@ -181,6 +184,7 @@ class Sandbox : public std::enable_shared_from_this<Sandbox> {
   Fd received_fd_;  // came with the message from init that is being handled
   bool shell_ready_ = false;
   std::unique_ptr<TerminalSession> terminal_;
+  Fd copied_terminal_;  // of a copied session, until it has started
   std::optional<Reactor::TimerId> start_timer_;
   std::string command_pending_;
   std::string status_text_;

@@ -70,6 +70,7 @@ void Sandbox::thaw(Completion<common::Done> done) {
 void Sandbox::release() {
   if (killed_ || core_->keepers.empty()) return;
   core_->keeper(upper_->id()).call(wire::SpawnerOp::release, upper_->id(), {}, nullptr);
+  terminal_.reset();
   for (Fd* fd : {&command_, &output_, &status_}) {
     if (*fd) core_->reactor.unwatch(fd->get());
     fd->reset();
@@ -93,6 +94,7 @@ void Sandbox::start_copy(const std::shared_ptr<Core>& core, SandboxSeed seed, Or
 
 void Sandbox::spawn_copy(Completion<std::shared_ptr<Sandbox>> done) {
   if (core_->closing) throw common::Cancelled("fork: the backend is closing");
+  if (origin_->sandbox()->terminal_) return spawn_terminal_copy(std::move(done));
   Pipe command = make_pipe(false, true), output = make_pipe(true, false),
        status = make_pipe(true, false);
   give_to_user(command, output);
@@ -101,10 +103,14 @@ void Sandbox::spawn_copy(Completion<std::shared_ptr<Sandbox>> done) {
   fds.push_back(duplicate(origin_->sandbox()->pidfd_));
   fds.push_back(std::move(inits_end));
   started_ = std::move(done);
-  request_spawn(std::move(fds), shell_pid_, inode(output.read));
+  request_spawn(std::move(fds), shell_pid_, inode(output.read), {});
   try {
     await_start();
-    request_copy(std::move(keepers_end), command, output, status);
+    std::vector<Fd> ends;
+    ends.push_back(std::move(keepers_end));
+    for (const Fd* fd : {&output.write, &command.read, &status.write})
+      ends.push_back(duplicate(*fd));
+    request_copy(std::move(ends));
     take_pipes(std::move(command), std::move(output), std::move(status));
     watch_descriptors();
   } catch (const common::Error& e) {
@@ -113,15 +119,37 @@ void Sandbox::spawn_copy(Completion<std::shared_ptr<Sandbox>> done) {
   }
 }
 
-void Sandbox::request_copy(Fd link, const Pipe& command, const Pipe& output, const Pipe& status) {
+void Sandbox::spawn_terminal_copy(Completion<std::shared_ptr<Sandbox>> done) {
+  TerminalModes modes = TerminalModes::of(origin_->sandbox()->terminal_->master());
+  auto [keepers_end, inits_end] = make_socket_pair();
+  std::vector<Fd> fds, ends;
+  fds.push_back(duplicate(origin_->sandbox()->pidfd_));
+  fds.push_back(std::move(inits_end));
+  ends.push_back(std::move(keepers_end));
+  started_ = std::move(done);
+  request_spawn(std::move(fds), shell_pid_, 0,
+                {uint16_t(modes.size.columns), uint16_t(modes.size.rows)});
+  await_start();
+  request_copy(std::move(ends));
+  watch_descriptors();
+}
+
+/// What the session wrote is read to the end first: it was frozen before it was copied.
+void Sandbox::continue_terminal() {
+  TerminalSession& before = *origin_->sandbox()->terminal_;
+  before.drain();
+  terminal_ =
+      std::make_unique<TerminalSession>(&core_->reactor, std::move(copied_terminal_),
+                                        before.screen().copy(), seed_.spec.limits.output_bytes);
+  terminal_->continue_from(before);
+}
+
+void Sandbox::request_copy(std::vector<Fd> fds) {
   uint64_t id = origin_->sandbox()->upper_->id();
   wire::CopyRequest request{};
   request.header.op = wire::SpawnerOp::copy;
   request.header.id = id;
   request.depth = depth_;
-  std::vector<Fd> fds;
-  fds.push_back(std::move(link));
-  for (const Fd* fd : {&output.write, &command.read, &status.write}) fds.push_back(duplicate(*fd));
   auto self = shared_from_this();
   core_->keeper(id).call(
       bytes_of(request), std::move(fds), [self](common::Result<SpawnerReplyFds> r) {

@@ -101,6 +101,13 @@ void TerminalSession::on_ready(uint32_t events) {
 
 // ---- what is typed ----
 
+void TerminalSession::continue_from(const TerminalSession& other) {
+  screen_ = other.screen_.copy();
+  output_ = other.output_;
+  untaken_ = other.untaken_;
+  flush();
+}
+
 void TerminalSession::send(std::string_view bytes) {
   untaken_ += bytes;
   flush();

@@ -57,6 +57,9 @@ class TerminalSession {
   void drain();
   const terminal::Screen& screen() const { return screen_; }
   void set_screen(terminal::Screen screen) { screen_ = std::move(screen); }
+  /// Takes over from the terminal of the session this one's is a copy of: screen, output that was
+  /// not seen yet, keys that were not taken.
+  void continue_from(const TerminalSession& other);
   /// Keys that the session has not taken yet.
   const std::string& untaken() const { return untaken_; }
   const Fd& master() const { return master_; }

@@ -36,7 +36,8 @@ enum class SpawnerOp : uint32_t {
   adopt,  // AdoptRequest: move a copied session, and what it started, into this cradle's groups
   // to a keeper; id names the session's sandbox
   freeze,   // FreezeRequest, fd: pidfd of its init; reply value: FreezeOutcome, text: why not
-  copy,     // CopyRequest, fds: link to the new init, the copy's output, command and status pipes;
+  copy,     // CopyRequest, fds: link to the new init and, for a session without a terminal, the
+            // copy's output, command and status pipes;
             // reply value: the copy's pid, extra: its pid where its parent's init sees it
   thaw,     // a frozen session without copies goes on
   release,  // the frozen session is killed; no reply
@@ -57,6 +58,11 @@ struct ConfigureRequest {
   uint32_t reserved;
 };
 
+struct TerminalShape {
+  uint16_t columns;
+  uint16_t rows;
+};
+
 struct SpawnRequest {
   SpawnerHeader header;
   uint64_t upper_bytes;    // 0: no cap
@@ -68,7 +74,10 @@ struct SpawnRequest {
   uint32_t depth;          // of live forks above: which user namespace it lives in
   int32_t shell_pid;       // of the session that is copied into it; 0: it starts its own
   uint32_t reserved;
-  uint64_t shell_output;  // inode of the copy's output pipe
+  uint64_t shell_output;   // inode of the copy's output pipe
+  TerminalShape terminal;  // of the copy's terminal, no columns: it has none; its master is sent
+                           // with terminal
+  uint32_t root;           // 1: the copied session is the sandbox's root
 };
 
 struct AdoptRequest {
@@ -81,7 +90,7 @@ struct FreezeRequest {
   SpawnerHeader header;
   int32_t outer_pid;  // the session's, as the trainer sees it; 0: the child of init with shell_pid
   int32_t shell_pid;  // the session's, as its init sees it
-  uint64_t output;    // inodes of its pipes
+  uint64_t output;    // inodes of its pipes, 0: it has a terminal
   uint64_t command;
   uint64_t status;
 };
@@ -140,6 +149,7 @@ enum class InitOp : uint32_t {
   kill,      // KillRequest; reply: done, value = processes left
   hold,      // the session is frozen; from now on processes that end are reported by reaped
   reaped,    // value = wait status, ticket = pid
+  terminal,  // fd: master of the terminal that a copied session has
   started,   // value = pid
   exited,    // value = wait status
   done,
@@ -152,11 +162,6 @@ enum ExecFlags : uint32_t {
   kExecAsRoot = 2,    // the sandbox's root instead of the agent
   kExecTerminal = 4,  // standard descriptors are a new terminal, which the process's session has;
                       // its master comes with `started`
-};
-
-struct TerminalShape {
-  uint16_t columns;
-  uint16_t rows;
 };
 
 struct InitHeader {

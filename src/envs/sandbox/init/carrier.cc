@@ -19,13 +19,13 @@
 #include <initializer_list>
 
 #include "envs/sandbox/init/capabilities.h"
-#include "envs/sandbox/init/live_fork.h"
+#include "envs/sandbox/init/session_terminal.h"
 
 namespace espalier::envs::init {
 namespace {
 
 constexpr int kLinkTimeoutMs = 5000;
-constexpr size_t kMaxSent = 4 + Inventory::kMaxFds;
+constexpr size_t kMaxSent = 5 + Inventory::kMaxFds;
 constexpr int kLastCapability = 63;
 
 /// What is made for one copy, and undone with it.
@@ -36,6 +36,7 @@ struct Making {
   Failure* failure;
   pid_t carrier = -1;
   pid_t copy = -1;
+  int slave = -1;                 // of the copy's terminal, where it has one
   int sent[kMaxSent] = {-1};      // our descriptors: the new init's pidfd, the pipes
   int received[kMaxSent] = {-1};  // the same in the carrier
   size_t sent_count = 0;
@@ -55,15 +56,16 @@ struct Making {
 bool await_link(Making* making, bool both) {
   while (making->sent[0] < 0 || (both && !making->ready)) {
     pollfd wait{making->plan.link, POLLIN, 0};
-    char byte;
+    char byte;  // 0: the cradle's
     int fds[wire::kMaxFds];
     size_t count = 0;
     errno = ETIMEDOUT;
     if (poll(&wait, 1, kLinkTimeoutMs) <= 0) return false;
     errno = EPIPE;
     if (receive_packet(making->plan.link, &byte, 1, fds, &count) != 1) return false;
-    if (count == 0) making->ready = true;
-    if (count > 0) making->sent[0] = fds[0];
+    if (byte == 0 && count == 1) making->sent[0] = fds[0];
+    if (byte == 1) making->ready = true;
+    if (byte == 1 && count == 1) making->slave = fds[0];
   }
   return true;
 }
@@ -93,7 +95,8 @@ int duplicate_pipe(const Frozen& frozen, const CarriedFd& fd) {
 bool gather(Making* making) {
   const CopyPlan& plan = making->plan;
   making->sent_count = 1;
-  for (int fd : {plan.output, plan.command, plan.status}) making->sent[making->sent_count++] = fd;
+  if (plan.output >= 0)
+    for (int fd : {plan.output, plan.command, plan.status}) making->sent[making->sent_count++] = fd;
   making->first_own = making->sent_count;
   const Inventory& inventory = making->frozen->inventory;
   for (size_t i = 0; i < inventory.fd_count; ++i) {
@@ -189,6 +192,9 @@ void add_files(Script* script, const Making& making) {
       case Carry::status:
         from = making.received[3];
         break;
+      case Carry::terminal:
+        from = making.received[making.sent_count - 1];
+        break;
       case Carry::duplicate_pipe:
         from = making.received[next_pipe++];
         break;
@@ -237,6 +243,12 @@ bool complete_copy(Making* making) {
   const auto& kernel = frozen.kernel;
   Script* script = new_script(frozen.area);
   script->call(SYS_setsid);
+  if (making->slave >= 0)
+    for (size_t i = 0; i < frozen.inventory.fd_count; ++i) {
+      if (frozen.inventory.fds[i].how != Carry::terminal) continue;
+      script->call(SYS_ioctl, uint64_t(frozen.inventory.fds[i].fd), TIOCSCTTY, 0);
+      break;
+    }
   if (kernel.rseq)
     script->call_flagged(kMayFail, SYS_rseq, kernel.rseq, kernel.rseq_bytes, 0,
                          kernel.rseq_signature);
@@ -297,7 +309,11 @@ bool make_carrier(Making* making) {
 bool make(Making* making) {
   const CopyPlan& plan = making->plan;
   if (!gather(making) || !make_carrier(making)) return false;
-  if (!await_link(making, false)) return making->failed("await the new init");
+  bool terminal = plan.output < 0;
+  if (!await_link(making, terminal)) return making->failed("await the new init");
+  if (terminal && (making->slave < 0 || !prepare_terminal(*making->frozen, making->slave)))
+    return making->failed("prepare the terminal");
+  if (terminal) making->sent[making->sent_count++] = making->slave;
   if (!send_all(making) || !receive_in_carrier(making)) return false;
   if (!await_link(making, true)) return making->failed("await the new sandbox");
   if (!clone_in_carrier(making)) return false;
@@ -340,7 +356,9 @@ pid_t copy(const Base& base, Frozen* frozen, const CopyPlan& plan, pid_t* reaper
            restore_state(making.copy, frozen->state) && detach(making.copy);
     if (!done) making.failed("let the copy go");
   }
-  for (size_t i = making.first_own; i < making.sent_count; ++i) close(making.sent[i]);
+  for (size_t i = making.first_own; i < making.sent_count; ++i)
+    if (making.sent[i] != making.slave) close(making.sent[i]);
+  if (making.slave >= 0) close(making.slave);
   if (making.sent[0] >= 0) close(making.sent[0]);
   if (!done) {
     kill_held(making.copy);

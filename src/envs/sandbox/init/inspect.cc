@@ -217,6 +217,15 @@ bool judge(const Target& target, const SessionPipes& pipes, Inventory* inventory
     fd->how = Carry::inherit;
     return true;
   }
+  constexpr unsigned kTerminals = 136, kTerminalAliases = 5;  // major numbers
+  unsigned major_number = type == S_IFCHR ? major(target.st.st_rdev) : 0;
+  // There is one terminal in the sandbox unless a program that would be in the way made another.
+  bool first = major_number == kTerminals && minor(target.st.st_rdev) == 0;
+  if (!pipes.output &&
+      (first || (major_number == kTerminalAliases && minor(target.st.st_rdev) == 0))) {
+    fd->how = Carry::terminal;
+    return true;
+  }
   const char* kind = type == S_IFSOCK ? "a socket" : type == S_IFIFO ? "a named pipe" : target.link;
   return why->set(false, "descriptor %d is %.160s", fd->fd, kind);
 }

@@ -17,6 +17,7 @@ enum class Carry : uint8_t {
   status,
   reopen,  // by its path, at the same offset
   reopen_deleted,
+  terminal,        // the session's: the copy gets a new one
   duplicate_pipe,  // a pipe nobody else has: a new one with the same content
   same_as,         // shares its offset with an earlier one
 };
@@ -42,7 +43,7 @@ struct SessionIdentity {
   bool is_bash = false;
 };
 
-/// Pipes of the session, by inode.
+/// Pipes of the session, by inode. All 0: it has a terminal.
 struct SessionPipes {
   uint64_t output, command, status;
 };

@@ -41,6 +41,7 @@ bool keep(Frozen* frozen) {
 
 void forget(size_t index) {
   if (g_frozen[index]->socket >= 0) close(g_frozen[index]->socket);
+  free(g_frozen[index]->typed);
   free(g_frozen[index]);
   g_frozen[index] = g_frozen[--g_count];
 }
@@ -87,10 +88,17 @@ void handle_copy(int channel, const Base& base, const wire::CopyRequest& request
   Frozen* frozen = find(request.header.id);
   pid_t pid = -1, reaper_pid = 0;
   errno = ESRCH;
-  if (!frozen || fd_count < 4) {
+  if (!frozen || (fd_count != 4 && fd_count != 1)) {
     failure.set("copy a session");
   } else {
-    CopyPlan plan{fds[0], fds[1], fds[2], fds[3], request.depth};
+    CopyPlan plan;
+    plan.link = fds[0];
+    plan.depth = request.depth;
+    if (fd_count == 4) {
+      plan.output = fds[1];
+      plan.command = fds[2];
+      plan.status = fds[3];
+    }
     pid = copy(base, frozen, plan, &reaper_pid, &failure);
   }
   wire::SpawnerReply out{};

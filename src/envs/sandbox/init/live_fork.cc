@@ -21,6 +21,7 @@
 #include <new>
 
 #include "envs/sandbox/init/layers.h"
+#include "envs/sandbox/init/session_terminal.h"
 
 namespace espalier::envs::init {
 namespace {
@@ -96,12 +97,20 @@ bool ask_session(Frozen* frozen) {
   for (int i = 0; i < 3; ++i)
     script->call(SYS_getitimer, uint64_t(kTimers[i]), timers + uint64_t(i) * 32);
   size_t dumpable = script->call(SYS_prctl, PR_GET_DUMPABLE);
+  Inventory& inventory = frozen->inventory;
+  for (size_t i = 0; i < inventory.fd_count; ++i)
+    script->call(SYS_fcntl, uint64_t(inventory.fds[i].fd), F_GETFD);
   if (!script->run(pid, frozen->state.registers)) return false;
   memcpy(frozen->its_sockets, script->read_back(sockets), sizeof frozen->its_sockets);
   memcpy(kernel.alternative_stack, script->read_back(stack), sizeof kernel.alternative_stack);
   memcpy(&kernel.robust_list, script->read_back(robust), 16);
   memcpy(kernel.timers, script->read_back(timers), sizeof kernel.timers);
   frozen->dumpable = int32_t(script->result(dumpable));
+  // /proc says O_CLOEXEC of a descriptor also where the file was once opened with it.
+  for (size_t i = 0; i < inventory.fd_count; ++i) {
+    bool closed = script->result(dumpable + 1 + i) & FD_CLOEXEC;
+    inventory.fds[i].flags = (inventory.fds[i].flags & ~O_CLOEXEC) | (closed ? O_CLOEXEC : 0);
+  }
   RseqConfiguration rseq{};
   if (ptrace(kGetRseq, pid, sizeof rseq, &rseq) > 0) {
     kernel.rseq = rseq.address;
@@ -144,7 +153,7 @@ bool seal_mount(const Base& base, pid_t pid, bool read_only) {
   char path[32];
   snprintf(path, sizeof path, "%d/ns/mnt", pid);
   Protection protection{openat(base.proc_fd, path, O_RDONLY | O_CLOEXEC),
-                        read_only ? MS_RDONLY : 0ul};
+                        read_only ? 1ul * MS_RDONLY : 0ul};
   if (protection.namespace_fd < 0) return false;
   pid_t child =
       clone(protect_root, stack + sizeof stack, CLONE_VM | CLONE_VFORK | SIGCHLD, &protection);
@@ -208,7 +217,7 @@ uint32_t freeze(const Base& base, const wire::FreezeRequest& request, int init_p
   bool done =
       save_state(pid, &frozen->state) && block_signals(pid) &&
       sched_getaffinity(pid, sizeof frozen->cpus, reinterpret_cast<cpu_set_t*>(frozen->cpus)) == 0;
-  if (!done || !make_area(frozen) || !ask_session(frozen)) {
+  if (!done || !make_area(frozen) || !ask_session(frozen) || !take_typed(frozen)) {
     why->set(false, "the session cannot be made to act for us: %.100s", strerror(errno));
     thaw(base, frozen, &failure);
     session.outer_pid = 0;
@@ -229,6 +238,7 @@ bool thaw(const Base& base, Frozen* frozen, Failure* failure) {
   if (frozen->area) remove_area(*frozen, pid);
   if (frozen->sealed) unseal(base, frozen->id, failure);
   if (frozen->mount_sealed) seal_mount(base, pid, false);
+  return_typed(*frozen);
   bool done = restore_state(pid, frozen->state) && detach(pid);
   return done || failure->set("let a session go on");
 }

@@ -24,6 +24,8 @@ struct Frozen {
   int socket = -1;      // descriptors for carriers are sent here …
   int its_sockets[2];   // … and arrive at the second of these, its own
   int32_t dumpable = 1;
+  char* typed = nullptr;  // into its terminal and not read yet, by malloc
+  size_t typed_bytes = 0;
   uint64_t cpus[16];          // its affinity mask
   bool sealed = false;        // its upper is read-only …
   bool mount_sealed = false;  // … or the mount it is seen by
@@ -49,7 +51,7 @@ uint32_t freeze(const Base& base, const wire::FreezeRequest& request, int init_p
 /// What a copy is given.
 struct CopyPlan {
   int link = -1;  // to its init, which sends its pidfd and then a byte when it is ready
-  int output = -1, command = -1, status = -1;
+  int output = -1, command = -1, status = -1;  // -1: the init sends a terminal
   uint32_t depth = 0;
 };
 

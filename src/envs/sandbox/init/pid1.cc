@@ -278,7 +278,11 @@ void pid1_loop(int control_fd, bool root_mode, const wire::SpawnRequest& request
   g_control = control_fd;
   g_root_mode = root_mode;
   g_shell = request.shell_pid;
-  snprintf(g_shell_output, sizeof g_shell_output, "pipe:[%lu]", request.shell_output);
+  g_shell_on_terminal = request.terminal.columns;
+  if (g_shell_on_terminal)
+    snprintf(g_shell_output, sizeof g_shell_output, "/dev/pts/0");
+  else
+    snprintf(g_shell_output, sizeof g_shell_output, "pipe:[%lu]", request.shell_output);
   umask(0);
   sigset_t mask;
   sigemptyset(&mask);

@@ -17,6 +17,7 @@
 
 #include "envs/sandbox/init/capabilities.h"
 #include "envs/sandbox/init/network.h"
+#include "envs/sandbox/init/pty.h"
 #include "envs/sandbox/init/spawner.h"
 
 namespace espalier::envs::init {
@@ -137,12 +138,24 @@ bool drop_privileges(const Base& base, Failure* failure) {
   return true;
 }
 
+/// A terminal for the session: its master goes to the trainer, its slave to the keeper.
+bool send_terminal(const SandboxPlan& plan, bool root_mode, Pty* pty) {
+  uint32_t owner = root_mode && !plan.request.root ? wire::kSandboxAgent : geteuid();
+  if (!open_pty(plan.request.terminal, owner, pty)) return false;
+  wire::InitReply reply{};
+  reply.header.op = wire::InitOp::terminal;
+  return send_packet(plan.control_fd, &reply, sizeof reply, &pty->master, 1);
+}
+
 /// Tells the keeper that all is ready and waits until the session's carrier has entered: it may
 /// look at this process only while it is dumpable.
-bool let_in(int link) {
+bool let_in(const SandboxPlan& plan, bool root_mode) {
   char byte = 1;
-  bool done = prctl(PR_SET_DUMPABLE, 1, 0, 0, 0) == 0 && send_packet(link, &byte, 1, nullptr, 0) &&
-              read(link, &byte, 1) == 1;
+  int link = plan.link_fd;
+  Pty pty;
+  if (plan.request.terminal.columns && !send_terminal(plan, root_mode, &pty)) return false;
+  bool done = prctl(PR_SET_DUMPABLE, 1, 0, 0, 0) == 0 &&
+              send_packet(link, &byte, 1, &pty.slave, pty.slave >= 0) && read(link, &byte, 1) == 1;
   return prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) == 0 && done;
 }
 
@@ -172,7 +185,8 @@ void sandbox_main(const Base& base, const SandboxPlan& plan) {
     done = drop_privileges(base, &failure);
   }
   prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);  // changing ids cleared it
-  done = done && (plan.link_fd < 0 || let_in(plan.link_fd) || failure.set("await the session")) &&
+  done = done &&
+         (plan.link_fd < 0 || let_in(plan, base.root_mode) || failure.set("await the session")) &&
          (keep_control_only(plan, &control) || failure.set("close descriptors"));
   if (!done) {
     wire::InitReply reply{};
