@@ -17,7 +17,6 @@ struct RunDirectory {
   std::filesystem::path journal() const { return root / "journal"; }
   std::filesystem::path trees() const { return root / "trees"; }
   std::filesystem::path checkpoints() const { return root / "checkpoints"; }
-  std::filesystem::path tasks() const { return root / "tasks"; }  // only while the run lives
   std::filesystem::path snapshots() const { return root / "snapshots"; }
   std::filesystem::path summary() const { return root / "summary.json"; }
   std::filesystem::path report() const { return root / "report.html"; }

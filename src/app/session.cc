@@ -136,8 +136,7 @@ std::unique_ptr<envs::Backend> make_backend(const common::Config& config,
 Session::Session(const common::Config& config_, SessionOptions options)
     : config(config_),
       journal(make_journal(config_, options.run)),
-      scratch(options.run ? common::TempDir::at(options.run->tasks())
-                          : common::TempDir("espalier-tasks")),
+      scratch("espalier-tasks", common::TempPlace::memory),
       tasks(envs::make_task_sources(scratch.path())),
       backend(make_backend(config_, options.run ? options.run->snapshots() : scratch.path())),
       tokenizer(options.tokenizer),

@@ -2,8 +2,10 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -146,6 +148,15 @@ fs::path temp_base() {
   return error ? fs::path("/tmp") : base;
 }
 
+/// The system's directory for shared memory, where it is one.
+fs::path memory_base() {
+  constexpr const char* kSharedMemory = "/dev/shm";
+  struct statfs status {};
+  const bool in_memory = ::statfs(kSharedMemory, &status) == 0 && status.f_type == TMPFS_MAGIC &&
+                         ::access(kSharedMemory, W_OK | X_OK) == 0;
+  return in_memory ? fs::path(kSharedMemory) : temp_base();
+}
+
 /// espalier….PID.XXXXXX
 bool is_temp_dir_name(const std::string& name) {
   const size_t suffix = name.rfind('.');
@@ -159,9 +170,10 @@ bool is_temp_dir_name(const std::string& name) {
 
 }  // namespace
 
-TempDir::TempDir(std::string_view prefix) {
+TempDir::TempDir(std::string_view prefix, TempPlace place) {
+  const fs::path base = place == TempPlace::memory ? memory_base() : temp_base();
   const std::string form =
-      (temp_base() / (std::string(prefix) + "." + std::to_string(::getpid()) + ".XXXXXX")).string();
+      (base / (std::string(prefix) + "." + std::to_string(::getpid()) + ".XXXXXX")).string();
   // A sweep may come between making and locking: then once more.
   for (int attempt = 0; attempt < kTempDirAttempts; ++attempt) {
     std::string name = form;
@@ -178,22 +190,16 @@ TempDir::TempDir(std::string_view prefix) {
   fail("create temporary directory", form, ENOENT);
 }
 
-TempDir TempDir::at(fs::path path) { return TempDir(Exact{std::move(path)}); }
-
-TempDir::TempDir(Exact exact) : path_(std::move(exact.path)) {
-  remove_entry(AT_FDCWD, path_.c_str());
-  if (::mkdir(path_.c_str(), 0700) != 0) fail("create directory", path_, errno);
-}
-
 TempDir::~TempDir() {
   remove_entry(AT_FDCWD, path_.c_str());
   if (lock_ >= 0) ::close(lock_);
 }
 
-std::vector<fs::path> sweep_temp_dirs(bool remove) {
-  std::vector<fs::path> abandoned;
+namespace {
+
+void sweep(const fs::path& base, bool remove, std::vector<fs::path>& abandoned) {
   std::error_code ignored;
-  for (const auto& entry : fs::directory_iterator(temp_base(), ignored)) {
+  for (const auto& entry : fs::directory_iterator(base, ignored)) {
     const std::string name = entry.path().filename();
     if (!is_temp_dir_name(name)) continue;
     const int fd = ::open(entry.path().c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
@@ -206,6 +212,14 @@ std::vector<fs::path> sweep_temp_dirs(bool remove) {
     }
     ::close(fd);
   }
+}
+
+}  // namespace
+
+std::vector<fs::path> sweep_temp_dirs(bool remove) {
+  std::vector<fs::path> abandoned;
+  sweep(temp_base(), remove, abandoned);
+  if (memory_base() != temp_base()) sweep(memory_base(), remove, abandoned);
   return abandoned;
 }
 

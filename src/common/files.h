@@ -33,25 +33,22 @@ class AppendFile {
   int fd_;
 };
 
+/// Where a TempDir lies: in memory where the system has a place for that (/dev/shm), for many small
+/// files of which none need survive.
+enum class TempPlace { disk, memory };
+
 /// A directory of its own under the system's temporary directory, removed with everything in it
 /// (also files without permissions) when the object goes, or, when the process was killed, by a
 /// later sweep_temp_dirs(). Holds one file descriptor.
 class TempDir {
  public:
-  explicit TempDir(std::string_view prefix = "espalier");
-  /// This very directory, emptied of what a killed process left in it.
-  static TempDir at(std::filesystem::path path);
+  explicit TempDir(std::string_view prefix = "espalier", TempPlace place = TempPlace::disk);
   ~TempDir();
   TempDir(const TempDir&) = delete;
   TempDir& operator=(const TempDir&) = delete;
   const std::filesystem::path& path() const { return path_; }
 
  private:
-  struct Exact {
-    std::filesystem::path path;
-  };
-  explicit TempDir(Exact exact);
-
   std::filesystem::path path_;
   int lock_ = -1;  // the directory, locked: its owner lives
 };

@@ -1,10 +1,10 @@
 #include "envs/task.h"
 
+#include <atomic>
 #include <utility>
 
 #include "common/error.h"
 #include "common/files.h"
-#include "common/sha256.h"
 #include "envs/nursery/nursery.h"
 #include "envs/task_toml.h"
 
@@ -25,8 +25,7 @@ std::string read_instruction(const fs::path& file) {
   return text;
 }
 
-/// Procedural tasks, written below `scratch` when first asked for. The directory's name carries a
-/// digest of the content, so that a scratch left by another version is never taken for this one's.
+/// Procedural tasks, written below `scratch` when asked for and removed with their last reference.
 class NurserySource : public TaskSource {
  public:
   explicit NurserySource(fs::path scratch) : scratch_(std::move(scratch)) {}
@@ -34,34 +33,20 @@ class NurserySource : public TaskSource {
   bool serves(const std::string& name) const override { return nursery::is_task_id(name); }
 
   TaskPtr load(const std::string& name) override {
-    nursery::TaskId id = nursery::parse_task_id(name);
-    nursery::Blueprint blueprint = nursery::make_blueprint(id);
-    return nursery::materialise(
-        blueprint, scratch_ / id.family /
-                       (std::to_string(id.seed) + "-d" + std::to_string(id.depth) + "-" +
-                        digest_of(blueprint)));
+    const nursery::TaskId id = nursery::parse_task_id(name);
+    const fs::path directory =
+        scratch_ / (id.family + "-" + std::to_string(id.seed) + "-d" + std::to_string(id.depth) +
+                    "-" + std::to_string(loaded_++));
+    TaskPtr task = nursery::materialise(nursery::make_blueprint(id), directory);
+    return {task.get(), [task, directory](const Task*) {
+              std::error_code ignored;
+              fs::remove_all(directory, ignored);
+            }};
   }
 
  private:
-  static std::string digest_of(const nursery::Blueprint& blueprint) {
-    constexpr size_t kBytes = 6;
-    common::Sha256 hash;
-    auto add = [&](const std::string& part) {
-      hash.update(std::to_string(part.size()) + ":");
-      hash.update(part);
-    };
-    add(blueprint.instruction);
-    add(blueprint.test_script);
-    for (const std::string& command : blueprint.oracle) add(command);
-    for (const nursery::FileSpec& file : blueprint.files) {
-      add(file.path);
-      add(file.content);
-      add(std::to_string(file.mode) + (file.directory ? "d" : "f"));
-    }
-    return common::to_hex(hash.finish().data(), kBytes);
-  }
-
-  fs::path scratch_;
+  const fs::path scratch_;
+  std::atomic<uint64_t> loaded_{0};
 };
 
 class DirectorySource : public TaskSource {
