@@ -146,7 +146,8 @@ class Environment {
   /// out. No effect when there is none, and in backends that cannot. Any thread may call it.
   virtual void interrupt() {}
 
-  /// A second live environment in the same state; both go on independently. Errors: NotForkable,
+  /// A second live environment in the same state; both go on independently. To keep a state for
+  /// later forks, keep an environment and run nothing in it. Errors: NotForkable,
   /// with the reason, when something could not be carried over — the environment itself is then
   /// unharmed.
   virtual void fork(Completion<Fork> done) = 0;

@@ -322,23 +322,6 @@ bool make(Making* making) {
          complete_copy(making);
 }
 
-/// A hand-over between two processors costs more than all that is done at one of them.
-class SameProcessor {
- public:
-  explicit SameProcessor(pid_t pid) {
-    sched_getaffinity(0, sizeof before_, &before_);
-    cpu_set_t one;
-    CPU_ZERO(&one);
-    CPU_SET(sched_getcpu(), &one);
-    sched_setaffinity(0, sizeof one, &one);
-    sched_setaffinity(pid, sizeof one, &one);
-  }
-  ~SameProcessor() { sched_setaffinity(0, sizeof before_, &before_); }
-
- private:
-  cpu_set_t before_;
-};
-
 }  // namespace
 
 pid_t copy(const Base& base, Frozen* frozen, const CopyPlan& plan, pid_t* reaper_pid,

@@ -185,7 +185,10 @@ bool seal_upper(const Base& base, Frozen* frozen, bool* empty, Refusal* why) {
 }
 
 uint32_t refused(const Base& base, Frozen* frozen, const Refusal& why) {
-  if (frozen->session.outer_pid) detach(frozen->session.outer_pid);
+  if (pid_t pid = frozen->session.outer_pid) {
+    sched_setaffinity(pid, sizeof frozen->cpus, reinterpret_cast<cpu_set_t*>(frozen->cpus));
+    detach(pid);
+  }
   return (why.passing ? wire::kBusy : wire::kNotCarried) |
          (frozen->session.is_bash ? wire::kIsBash : 0u);
 }
@@ -204,7 +207,13 @@ uint32_t freeze(const Base& base, const wire::FreezeRequest& request, int init_p
     return refused(base, frozen, *why);
   }
   Failure failure;
+  cpu_set_t cpus;
+  sched_getaffinity(pid, sizeof cpus, &cpus);
+  static_assert(sizeof cpus == sizeof frozen->cpus);
+  memcpy(frozen->cpus, &cpus, sizeof cpus);
+  SameProcessor together(pid);
   if (!attach(pid, &failure)) {
+    sched_setaffinity(pid, sizeof cpus, &cpus);
     why->set(false, "%.200s", failure.text);
     bool may_not = failure.error == EPERM || failure.error == EINVAL;
     return (may_not ? wire::kUnsupported : wire::kNotCarried) |
@@ -214,9 +223,7 @@ uint32_t freeze(const Base& base, const wire::FreezeRequest& request, int init_p
   session.vdso = find_vdso(base, pid);
   if (!inspect(base, frozen, init, why) || !seal_upper(base, frozen, &empty, why))
     return refused(base, frozen, *why);
-  bool done =
-      save_state(pid, &frozen->state) && block_signals(pid) &&
-      sched_getaffinity(pid, sizeof frozen->cpus, reinterpret_cast<cpu_set_t*>(frozen->cpus)) == 0;
+  bool done = save_state(pid, &frozen->state) && block_signals(pid);
   if (!done || !make_area(frozen) || !ask_session(frozen) || !take_typed(frozen)) {
     why->set(false, "the session cannot be made to act for us: %.100s", strerror(errno));
     thaw(base, frozen, &failure);
@@ -239,6 +246,7 @@ bool thaw(const Base& base, Frozen* frozen, Failure* failure) {
   if (frozen->sealed) unseal(base, frozen->id, failure);
   if (frozen->mount_sealed) seal_mount(base, pid, false);
   return_typed(*frozen);
+  sched_setaffinity(pid, sizeof frozen->cpus, reinterpret_cast<cpu_set_t*>(frozen->cpus));
   bool done = restore_state(pid, frozen->state) && detach(pid);
   return done || failure->set("let a session go on");
 }

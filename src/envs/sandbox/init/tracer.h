@@ -2,6 +2,7 @@
 // kept in a page of its own, instead of its program.
 #pragma once
 
+#include <sched.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
@@ -51,6 +52,23 @@ bool write_memory(pid_t pid, uint64_t address, const void* data, size_t size);
 int64_t call_at(pid_t pid, const user_regs_struct& registers, uint64_t gadget, const Call& call);
 /// Where in the process a system call instruction lies; 0: not found.
 uint64_t find_gadget(pid_t pid, uint64_t vdso);
+
+/// A hand-over between two processors costs more than all that is done at one of them.
+class SameProcessor {
+ public:
+  explicit SameProcessor(pid_t pid) {
+    sched_getaffinity(0, sizeof before_, &before_);
+    cpu_set_t one;
+    CPU_ZERO(&one);
+    CPU_SET(sched_getcpu(), &one);
+    sched_setaffinity(0, sizeof one, &one);
+    sched_setaffinity(pid, sizeof one, &one);
+  }
+  ~SameProcessor() { sched_setaffinity(0, sizeof before_, &before_); }
+
+ private:
+  cpu_set_t before_;
+};
 
 /// A list of calls and the data they point to, built here and run there.
 class Script {
