@@ -148,26 +148,26 @@ TEST(TaskSources, ServeTheNurseryAndDirectories) {
   EXPECT_THROW(sources->load("nursery:nope/1"), common::TaskError);
 }
 
-TEST(TaskSources, MaterialiseOnceWhoeverAsks) {
+TEST(TaskSources, ATaskHasItsDirectoryAsLongAsItIsHeld) {
   common::TempDir scratch("sources");
   auto sources = make_task_sources(scratch.path());
   std::vector<std::thread> threads;
-  std::vector<std::set<std::string>> places(4);
-  for (size_t i = 0; i < places.size(); ++i)
-    threads.emplace_back([&, i] {
+  std::vector<std::vector<TaskPtr>> tasks(4);
+  for (auto& mine : tasks)
+    threads.emplace_back([&] {
       for (int seed = 0; seed < 25; ++seed)
-        places[i].insert(
-            sources->load("nursery:tar/" + std::to_string(seed) + "/d2")->directory.string());
+        mine.push_back(sources->load("nursery:tar/" + std::to_string(seed) + "/d2"));
     });
   for (std::thread& thread : threads) thread.join();
-  for (const auto& place : places) EXPECT_EQ(place, places[0]);
-  EXPECT_EQ(places[0].size(), 25u);
-  size_t left = 0;
-  for (const auto& entry : fs::directory_iterator(scratch.path() / "nursery" / "tar")) {
-    EXPECT_TRUE(places[0].contains(entry.path().string())) << entry.path();
-    ++left;
-  }
-  EXPECT_EQ(left, 25u);
+  std::set<fs::path> places;
+  for (const auto& mine : tasks)
+    for (const TaskPtr& task : mine) {
+      places.insert(task->directory);
+      EXPECT_TRUE(fs::exists(task->verifier.tests / "test.sh")) << task->name;
+    }
+  EXPECT_EQ(places.size(), 100u);
+  tasks.clear();
+  EXPECT_TRUE(fs::is_empty(scratch.path() / "nursery"));
 }
 
 TEST(TaskSources, SayWhereTheyCannotWrite) {

@@ -127,7 +127,8 @@ std::string random_run(RealParts& real) {
   const auto trees = roll_out(farm, std::move(requests));
   EXPECT_GT(ledger.total().forks, 0u);
   for (const tree::Tree& tree : trees)
-    EXPECT_EQ(testing::count_leaves(tree, Outcome::rewarded),
+    EXPECT_EQ(testing::count_leaves(tree, Outcome::rewarded) +
+                  testing::count_leaves(tree, Outcome::context_overflow),
               static_cast<int>(tree.leaves().size()))
         << testing::dump(tree);
   EXPECT_EQ(real.backend->live_environments(), 0u);
