@@ -29,7 +29,8 @@ TEST_F(Isolation, LimitsStandInItsControlGroups) {
   spec.limits.cpus = 0.5;
   auto environment = create(spec);
   const std::string marker = "sleep 77.0" + std::to_string(getpid());
-  run(*environment, marker + " & :");
+  // Until it is the program, not the shell's copy about to become it.
+  run(*environment, marker + " & until [ \"$(cat /proc/$!/comm)\" = sleep ]; do :; done");
   const auto processes = host_processes(marker);
   ASSERT_EQ(processes.size(), 1u);
   std::istringstream lines(
