@@ -7,6 +7,7 @@
 #include "app/bench_figures.h"
 #include "app/bench_fork.h"
 #include "app/bench_soak.h"
+#include "app/bench_store.h"
 #include "app/collect.h"
 #include "app/commands.h"
 #include "app/machine.h"
@@ -85,6 +86,7 @@ void add_bench_command(CLI::App& app, int& exit_code) {
     Soak soak;
     learner::LearnerBench learner;
     EstimatorBenchArguments estimators;
+    tree::StoreBench store;
   };
   auto arguments = std::make_shared<Arguments>();
   CLI::App* bench = app.add_subcommand("bench", "Figures with machine, versions and n");
@@ -129,6 +131,20 @@ void add_bench_command(CLI::App& app, int& exit_code) {
   soak->footer(
       "Exit code 4 when processes, mounts, descriptors or control groups are left, or over "
       "5 % of memory.");
+  CLI::App* store =
+      add("store", "Journal and store: appending, verifying, bytes, opening one tree of many",
+          [arguments] { return measure_store(arguments->store); });
+  store->add_option("--events", arguments->store.events, "events of 300 bytes to append")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  store->add_option("--verify-bytes", arguments->store.verify_bytes, "bytes of journal to verify")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  store->add_option("--trees", arguments->store.trees, "trees to open one of")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  store->add_option("--directory", arguments->store.directory,
+                    "for the files: 5 GB (default: the system's temporary directory)");
   CLI::App* learner =
       add("learner", "One forward and backward pass: packed trees against linearised paths",
           [arguments] { return bench_learner(arguments->learner); });

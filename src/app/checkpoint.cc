@@ -70,6 +70,8 @@ RunState load_state(const fs::path& directory) {
     state.eval_after = json.at("eval_after");
     state.wall_s = json.at("wall_s");
     state.begun = json.at("begun").get<bool>();
+    if (const auto journal = json.find("journal"); journal != json.end())
+      state.journal = {journal->at("file").get<uint32_t>(), journal->at("offset").get<uint64_t>()};
     state.unlogged = json.at("unlogged").get<common::Metrics>();
     for (const auto& [name, size] : json.at("files").items()) {
       const uintmax_t expected = size.get<uintmax_t>(), seen = size_of(directory / name);
@@ -95,6 +97,7 @@ nlohmann::json RunState::to_json() const {
           {"eval_before", eval_before},
           {"eval_after", eval_after},
           {"wall_s", wall_s},
+          {"journal", {{"file", journal.file}, {"offset", journal.offset}}},
           {"begun", begun},
           {"unlogged", finite}};
 }

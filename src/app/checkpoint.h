@@ -19,6 +19,7 @@ struct RunState {
   nlohmann::json eval_before;     // figures measured before training
   nlohmann::json eval_after;      // and after the last step; null: not yet
   nlohmann::json wall_s;          // seconds by phase so far
+  tree::JournalPosition journal;  // where what happened after it begins
   bool begun = false;             // the record of step 0 is written
   common::Metrics unlogged;       // of the last step, whose evaluation was interrupted; else empty
 

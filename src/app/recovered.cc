@@ -10,9 +10,10 @@ namespace espalier::app {
 namespace {
 
 /// Indices whose trees of `step` were begun after every tree of an earlier step.
-std::set<uint64_t> begun_last(const std::filesystem::path& journal, uint64_t step) {
+std::set<uint64_t> begun_last(const std::filesystem::path& journal, uint64_t step,
+                              tree::JournalPosition from) {
   std::set<uint64_t> begun;
-  tree::JournalReader reader(journal);
+  tree::JournalReader reader(journal, from);
   while (const auto event = reader.next()) {
     if (event->type != tree::EventType::tree_started) continue;
     if (event->header.step < step) begun.clear();
@@ -23,11 +24,14 @@ std::set<uint64_t> begun_last(const std::filesystem::path& journal, uint64_t ste
 
 }  // namespace
 
-std::vector<tree::Tree> recovered_trees(const std::filesystem::path& journal, uint64_t step) {
-  const std::set<uint64_t> begun = begun_last(journal, step);
+std::vector<tree::Tree> recovered_trees(const std::filesystem::path& journal, uint64_t step,
+                                        tree::JournalPosition from) {
+  const std::set<uint64_t> begun = begun_last(journal, step, from);
   std::vector<tree::Tree> trees;
   if (begun.empty()) return trees;
-  for (tree::RecoveredTree& recovered : tree::recover_trees(journal)) {
+  tree::RecoverOptions options;
+  options.from = from;
+  for (tree::RecoveredTree& recovered : tree::recover_trees(journal, options)) {
     if (recovered.sealed && recovered.tree.step == step && begun.contains(recovered.tree.index) &&
         !has_cancelled_leaf(recovered.tree))
       trees.push_back(std::move(recovered.tree));

@@ -137,9 +137,8 @@ Trainer::Trainer(RunStart start) : config_(std::move(start.config)), run_(std::m
     saved_ = warm_;
     note(tree::EventType::run_started, 0,
          {{"version", common::kVersion}, {"seed", config_.seed}, {"step", state_.step}});
-    if (const uint64_t cut = session_->journal->cut_bytes())
-      spdlog::warn("journal {}: {} bytes of an unfinished record were cut", run_.journal().string(),
-                   cut);
+    if (const std::string cut = session_->journal->cut(); !cut.empty())
+      spdlog::warn("journal {}", cut);
     sink_ = common::make_sinks(config_.trainer.logger, run_.root, state_.next_record());
   });
   const common::RolloutConfig& rollout = config_.rollout;
@@ -177,6 +176,7 @@ void Trainer::run_rollouts() {
     std::vector<tree::Tree> trees = roll_out(step);
     session_->rule->observe(trees);
     estimator_->estimate(trees);
+    for (const tree::Tree& tree : trees) note_estimates(tree);
     tree::write_trees(tree::shard_path(run_.root, step), trees);
     common::Metrics metrics = tree_metrics(trees, config_.rollout.max_response_length);
     metrics.merge(budget_metrics(session_->ledger));
@@ -192,6 +192,7 @@ void Trainer::run() {
     train();
   } catch (const common::Cancelled&) {
     bar_.reset();
+    note(tree::EventType::intervention, 0, {{"what", "stopped on request"}, {"step", state_.step}});
     if (warm_) checkpoint();
     fmt::print("\nStopped {}; go on with: espalier train {} --resume\n",
                warm_ ? fmt::format("after step {}", state_.step) : "in the warm start",
@@ -301,7 +302,12 @@ std::vector<tree::Tree> Trainer::sealed_before_interruption(uint64_t step) const
   // Lock-step batches depend on which trees are rolled out together: the deterministic mode does
   // the step again.
   if (config_.deterministic || resumed_step_ != step) return sealed;
-  sealed = recovered_trees(run_.journal(), step);
+  try {
+    sealed = recovered_trees(run_.journal(), step, state_.journal);
+  } catch (const common::StoreError& error) {
+    spdlog::warn("step {} is rolled out again as a whole: {}", step, error.what());
+    return sealed;
+  }
   for (const tree::Tree& tree : sealed) session_->ledger.add(spend_of(tree));
   if (!sealed.empty()) spdlog::info("step {}: {} trees were finished", step, sealed.size());
   return sealed;
@@ -344,6 +350,7 @@ common::Metrics Trainer::learn(std::vector<tree::Tree>& trees, uint64_t step) {
   common::Metrics metrics;
   clock_.measure("train", [&] {
     clock_.measure("adv", [&] { estimator_->estimate(trees); });  // a part of "train"
+    for (const tree::Tree& tree : trees) note_estimates(tree);
     tree::write_trees(tree::shard_path(run_.root, step), trees);
     metrics = tree_metrics(trees, config_.rollout.max_response_length);
     reward_ = metrics["critic/score/mean"];
@@ -400,11 +407,26 @@ nlohmann::json Trainer::evaluate_both(const std::string& when, common::Metrics& 
   return json;
 }
 
+void Trainer::note_estimates(const tree::Tree& tree) {
+  tree::Event event;
+  event.type = tree::EventType::advantage;
+  event.tree_index = tree.index;
+  event.text = nlohmann::json{{"estimator", estimator_->name()}}.dump();
+  for (const tree::Node& node : tree.nodes)
+    event.estimates.push_back(
+        {node.id, node.value, node.advantage, node.weight, node.s_plus, node.s_minus});
+  append(std::move(event));
+}
+
 void Trainer::note(tree::EventType type, uint64_t tree_index, const nlohmann::json& detail) {
   tree::Event event;
   event.type = type;
   event.tree_index = tree_index;
   event.text = detail.dump();
+  append(std::move(event));
+}
+
+void Trainer::append(tree::Event event) {
   event.time_us = std::chrono::duration_cast<std::chrono::microseconds>(
                       std::chrono::system_clock::now().time_since_epoch())
                       .count();
@@ -416,7 +438,7 @@ void Trainer::checkpoint() {
   state_.wall_s = clock_.to_json();
   sink_->flush();
   note(tree::EventType::checkpoint, 0, {{"step", state_.step}});
-  session_->journal->flush();
+  state_.journal = session_->journal->position();
   save_checkpoint(run_, state_, *learner_, session_->tokenizer, config_.trainer.keep_last);
   saved_ = true;
   spdlog::info("checkpoint after step {}", state_.step);

@@ -72,6 +72,8 @@ class Trainer {
   common::Metrics learn(std::vector<tree::Tree>& trees, uint64_t step);
   nlohmann::json evaluate_both(const std::string& when, common::Metrics& metrics);
   void checkpoint();
+  void note_estimates(const tree::Tree& tree);
+  void append(tree::Event event);
   void note(tree::EventType type, uint64_t tree_index, const nlohmann::json& detail);
   void finish();
   nlohmann::json summary() const;

@@ -83,6 +83,7 @@ class Episode {
     if (tree_.request().script) script_ = tree_.request().script(at_.root);
     const int limit = shared_.options.max_turns;
     const int max_turns = limit > 0 ? std::min(limit, task_.max_turns) : task_.max_turns;
+    tree_.episode_started(path());
     session_.open(path());
     while (at_.turn < max_turns) {
       if (auto ending = boundary()) return *ending;
@@ -231,7 +232,7 @@ class Episode {
     while (refusal.empty() && children.size() < joined.size())
       if (auto child = fork_once(static_cast<int>(children.size()) + 1, refusal))
         children.push_back(std::move(*child));
-    record_fork(boundary, children.size(), refusal);
+    record_fork(boundary, children, refusal);
     if (children.empty()) return;
     at_.forked = true;
     at_.branch = 0;
@@ -285,15 +286,24 @@ class Episode {
     return child;
   }
 
-  void record_fork(const Boundary& boundary, size_t made, const std::string& refusal) {
-    pending_.forks += made;
-    shared_.progress.forks += made;
+  void record_fork(const Boundary& boundary, const std::vector<BranchPoint>& children,
+                   const std::string& refusal) {
+    pending_.forks += children.size();
+    shared_.progress.forks += children.size();
     nlohmann::json detail{
         {"rule", shared_.parts.rule->name()},      {"turn", at_.turn},
-        {"branches", boundary.branches},           {"made", made},
-        {"first_entropy", boundary.first_entropy}, {"forks_in_tree", boundary.forks_in_tree}};
+        {"branches", boundary.branches},           {"made", children.size()},
+        {"first_entropy", boundary.first_entropy}, {"forks_in_tree", boundary.forks_in_tree},
+        {"forks_on_path", at_.forks_on_path}};
+    detail["children"] = nlohmann::json::array();
+    if (!children.empty())
+      detail["children"].push_back(
+          {{"branch", 0}, {"kind", tree::to_string(children.front().origin)}});
+    for (const BranchPoint& child : children)
+      detail["children"].push_back(
+          {{"branch", child.branch}, {"kind", tree::to_string(child.origin)}});
     if (!refusal.empty()) detail["not_forkable"] = refusal;
-    tree_.forked(at_.parent, made > 0,
+    tree_.forked(at_.parent, !children.empty(),
                  detail.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
   }
 
@@ -366,6 +376,7 @@ class Episode {
     const double limit_s = task_.agent_timeout_s;
     envs::Observation observation;
     if (action_.refusal.empty()) {
+      tree_.sending(at_.parent);
       observation = session_.run(at_.parent.path, action_.command, limit_s - at_.used_seconds);
     } else {
       observation.output = action_.refusal + "\n";
@@ -388,7 +399,9 @@ class Episode {
     envs::VerifierSpec spec = task_.verifier;
     spec.variables["ESPALIER_EPISODE_KEY"] = hex(tree_.key("r" + std::to_string(at_.root)).value);
     pending_.verifier_runs += 1;
+    tree_.verifying(at_.parent);
     envs::Verdict verdict = session_.verify(at_.parent.path, spec);
+    tree_.verified(at_.parent, verdict);
     if (verdict.reward) return {tree::Outcome::rewarded, verdict.reward, ""};
     return {tree::Outcome::verifier_failed, std::nullopt, std::move(verdict.failure)};
   }

@@ -84,11 +84,14 @@ bool Session::note_failure(const std::string& path, const std::string& operation
   const bool retry = may_retry && failures_ < shared_.options.infra_retries;
   ++failures_;
   shared_.spend({.infra_failures = 1});
-  tree_.failed(path, nlohmann::json{{"operation", operation},
-                                    {"reason", reason},
-                                    {"failures", failures_},
-                                    {"then", retry ? "retry" : "give up"}}
-                         .dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
+  const auto text = [](const nlohmann::json& json) {
+    return json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+  };
+  tree_.failed(path, text({{"operation", operation},
+                           {"reason", reason},
+                           {"failures", failures_},
+                           {"then", retry ? "retry" : "give up"}}));
+  if (retry) tree_.retrying(path, text({{"operation", operation}, {"attempt", failures_ + 1}}));
   return retry;
 }
 

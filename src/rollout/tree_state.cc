@@ -65,6 +65,18 @@ NodeRef TreeState::add_turn(const NodeRef& parent, std::string path, tree::Node 
   return ref;
 }
 
+void TreeState::episode_started(const std::string& path) {
+  journal(EventType::episode_started, {-1, {}, path}, {}, "");
+}
+
+void TreeState::sending(const NodeRef& node) {
+  {
+    std::lock_guard lock(mutex_);
+    tree_.nodes[node.index].command_state = tree::CommandState::sent;
+  }
+  journal(EventType::command, node, {}, "");
+}
+
 void TreeState::observed(const NodeRef& node, const envs::Observation& observation,
                          std::string shown) {
   tree::Node payload;
@@ -77,6 +89,7 @@ void TreeState::observed(const NodeRef& node, const envs::Observation& observati
     kept.observation = payload.observation;
     kept.exit_code = payload.exit_code;
     kept.timed_out = payload.timed_out;
+    kept.command_state = tree::CommandState::answered;
   }
   journal(EventType::observation, node, std::move(payload), "");
 }
@@ -106,6 +119,19 @@ void TreeState::failed(const std::string& path, std::string detail) {
   journal(EventType::failure, {-1, {}, path}, {}, std::move(detail));
 }
 
+void TreeState::retrying(const std::string& path, std::string detail) {
+  journal(EventType::retry, {-1, {}, path}, {}, std::move(detail));
+}
+
+void TreeState::verifying(const NodeRef& node) { journal(EventType::verify, node, {}, ""); }
+
+void TreeState::verified(const NodeRef& node, const envs::Verdict& verdict) {
+  tree::Node payload;
+  payload.reward = verdict.reward;
+  payload.failure = verdict.failure;
+  journal(EventType::verdict, node, std::move(payload), "");
+}
+
 void TreeState::ended(const NodeRef& node, tree::Outcome outcome, std::optional<double> reward,
                       std::string failure) {
   tree::Node payload;
@@ -120,7 +146,7 @@ void TreeState::ended(const NodeRef& node, tree::Outcome outcome, std::optional<
     leaf.failure = payload.failure;
     if (outcome == tree::Outcome::cancelled && shared_.cancelled) cut_short_ = true;
   }
-  journal(EventType::verdict, node, std::move(payload), "");
+  journal(EventType::outcome, node, std::move(payload), "");
 }
 
 void TreeState::open_episodes(int count) {

@@ -38,11 +38,20 @@ class TreeState {
   void started();
   /// An action was sampled: sets the node's id and parent. Before its command is run.
   NodeRef add_turn(const NodeRef& parent, std::string path, tree::Node node);
+  /// An episode begins: a root's, or a branch's after its fork. path: of its first turn.
+  void episode_started(const std::string& path);
+  /// The node's command is given to the environment next.
+  void sending(const NodeRef& node);
   void observed(const NodeRef& node, const envs::Observation& observation, std::string shown);
   void snapshot(const NodeRef& node, const std::string& snapshot);
   /// detail: JSON. made: whether children exist (false: why not stands in the detail).
   void forked(const NodeRef& node, bool made, std::string detail);
   void failed(const std::string& path, std::string detail);
+  /// What failed is done again next.
+  void retrying(const std::string& path, std::string detail);
+  /// The verifier is started next, in the environment as it is after the node.
+  void verifying(const NodeRef& node);
+  void verified(const NodeRef& node, const envs::Verdict& verdict);
   void ended(const NodeRef& node, tree::Outcome outcome, std::optional<double> reward,
              std::string failure);
 

@@ -8,6 +8,7 @@
 #include "common/crc32c.h"
 #include "common/error.h"
 #include "events.pb.h"
+#include "tree/journal_encode.h"
 
 namespace espalier::tree {
 namespace {
@@ -16,8 +17,14 @@ constexpr std::string_view kMagic = "ESPJRNL\n";
 constexpr uint32_t kVersion = 1;
 
 template <class T>
+void put_at(char* out, T value) {
+  for (size_t i = 0; i < sizeof(T); ++i) out[i] = static_cast<char>(value >> (8 * i) & 0xFF);
+}
+
+template <class T>
 void put(std::string& out, T value) {
-  for (size_t i = 0; i < sizeof(T); ++i) out.push_back(static_cast<char>(value >> (8 * i) & 0xFF));
+  out.resize(out.size() + sizeof(T));
+  put_at(out.data() + out.size() - sizeof(T), value);
 }
 
 template <class T>
@@ -28,10 +35,7 @@ T get(std::string_view bytes, size_t at) {
   return static_cast<T>(value);
 }
 
-std::string id_bytes(const NodeId& id) {
-  if (id.is_zero()) return "";
-  return {reinterpret_cast<const char*>(id.bytes.data()), id.bytes.size()};
-}
+constexpr size_t kIdBytes = sizeof(NodeId::bytes);
 
 NodeId id_from(const std::string& bytes) {
   NodeId id;
@@ -49,30 +53,6 @@ Enum enum_from(uint32_t value, Enum last, const char* what) {
     throw common::StoreError(std::string("journal record: ") + what + " " + std::to_string(value) +
                              "; allowed: 0 to " + std::to_string(static_cast<int>(last)));
   return static_cast<Enum>(value);
-}
-
-// Empty text is left unset: setting it would allocate.
-void to_proto(const Node& node, proto::Node& out) {
-  out.set_branch(node.branch);
-  out.set_turn(node.turn);
-  out.mutable_prompt_delta()->Add(node.prompt_delta.begin(), node.prompt_delta.end());
-  out.mutable_action()->Add(node.action.begin(), node.action.end());
-  out.mutable_log_probs()->Add(node.log_probs.begin(), node.log_probs.end());
-  out.mutable_entropies()->Add(node.entropies.begin(), node.entropies.end());
-  if (!node.loss_mask.empty()) out.set_loss_mask(node.loss_mask.data(), node.loss_mask.size());
-  out.set_first_entropy(node.first_entropy);
-  out.set_policy_version(node.policy_version);
-  out.set_sampling_key(node.sampling_key);
-  if (!node.command.empty()) out.set_command(node.command);
-  if (!node.observation.empty()) out.set_observation(node.observation);
-  out.set_exit_code(node.exit_code);
-  out.set_timed_out(node.timed_out);
-  out.set_fork_origin(static_cast<uint32_t>(node.fork_origin));
-  if (!node.fork_rule.empty()) out.set_fork_rule(node.fork_rule);
-  if (!node.snapshot.empty()) out.set_snapshot(node.snapshot);
-  out.set_outcome(static_cast<uint32_t>(node.outcome));
-  if (node.reward) out.set_reward(*node.reward);
-  if (!node.failure.empty()) out.set_failure(node.failure);
 }
 
 Node from_proto(const proto::Node& in) {
@@ -100,16 +80,6 @@ Node from_proto(const proto::Node& in) {
   return node;
 }
 
-void to_proto(const Tree& tree, proto::Header& out) {
-  out.set_task(tree.task);
-  out.set_family(tree.family);
-  out.set_step(tree.step);
-  out.set_run_seed(tree.run_seed);
-  out.set_id(id_bytes(tree.id));
-  out.set_prompt(tree.prompt);
-  out.mutable_prompt_tokens()->Add(tree.prompt_tokens.begin(), tree.prompt_tokens.end());
-}
-
 Tree from_proto(const proto::Header& in) {
   Tree tree;
   tree.task = in.task();
@@ -122,30 +92,23 @@ Tree from_proto(const proto::Header& in) {
   return tree;
 }
 
-proto::Record to_record(const Event& event) {
-  proto::Record record;
-  record.set_tree_index(event.tree_index);
-  if (!event.node.is_zero()) record.set_node(id_bytes(event.node));
-  if (!event.parent.is_zero()) record.set_parent(id_bytes(event.parent));
-  if (!event.path.empty()) record.set_path(event.path);
-  if (!event.text.empty()) record.set_text(event.text);
-  record.set_time_us(event.time_us);
-  switch (event.type) {
-    case EventType::turn:
-    case EventType::observation:
-    case EventType::fork:
-    case EventType::snapshot:
-    case EventType::verdict:
-    case EventType::failure:
-      to_proto(event.payload, *record.mutable_payload());
-      break;
-    case EventType::tree_started:
-      to_proto(event.header, *record.mutable_header());
-      break;
-    default:
-      break;
+std::vector<NodeEstimate> from_proto(const proto::Estimates& in) {
+  const size_t count = in.nodes().size() / kIdBytes;
+  for (int size : {in.value_size(), in.advantage_size(), in.weight_size(), in.s_plus_size(),
+                   in.s_minus_size()})
+    if (static_cast<size_t>(size) != count || in.nodes().size() % kIdBytes != 0)
+      throw common::StoreError("journal record: estimates of unequal lengths");
+  std::vector<NodeEstimate> estimates(count);
+  for (size_t i = 0; i < count; ++i) {
+    std::memcpy(estimates[i].node.bytes.data(), in.nodes().data() + i * kIdBytes, kIdBytes);
+    const int row = static_cast<int>(i);
+    estimates[i].value = in.value(row);
+    estimates[i].advantage = in.advantage(row);
+    estimates[i].weight = in.weight(row);
+    estimates[i].s_plus = in.s_plus(row);
+    estimates[i].s_minus = in.s_minus(row);
   }
-  return record;
+  return estimates;
 }
 
 uint32_t frame_crc(std::string_view head, std::string_view payload) {
@@ -176,7 +139,8 @@ std::string check_file_header(std::string_view bytes) {
 }
 
 Frame parse_frame(std::string_view bytes) {
-  return {get<uint16_t>(bytes, 8), get<uint32_t>(bytes, 0), get<uint32_t>(bytes, 4)};
+  return {get<uint16_t>(bytes, 8), get<uint16_t>(bytes, 10), get<uint32_t>(bytes, 0),
+          get<uint32_t>(bytes, 4)};
 }
 
 bool frame_matches(std::string_view bytes, std::string_view payload) {
@@ -184,23 +148,21 @@ bool frame_matches(std::string_view bytes, std::string_view payload) {
 }
 
 void encode_record(const Event& event, std::string& out) {
-  const proto::Record record = to_record(event);
-  const size_t length = record.ByteSizeLong();
-  if (length > kMaxPayloadBytes)
+  const size_t start = out.size();
+  out.resize(start + kFrameBytes);
+  encode_payload(event, out);
+  const size_t length = out.size() - start - kFrameBytes;
+  if (length > kMaxPayloadBytes) {
+    out.resize(start);
     throw common::StoreError("append to journal: " + std::string(to_string(event.type)) +
                              " event of " + std::to_string(length) +
                              " bytes; allowed: " + std::to_string(kMaxPayloadBytes));
-  const size_t start = out.size();
-  out.reserve(start + kFrameBytes + length);
-  put(out, static_cast<uint32_t>(length));
-  put(out, uint32_t{0});
-  put(out, static_cast<uint16_t>(event.type));
-  put(out, uint16_t{0});  // flags
-  record.AppendToString(&out);
-  const std::string_view whole(out);
-  const uint32_t crc =
-      frame_crc(whole.substr(start, kFrameBytes), whole.substr(start + kFrameBytes));
-  for (size_t i = 0; i < 4; ++i) out[start + 4 + i] = static_cast<char>(crc >> (8 * i) & 0xFF);
+  }
+  char* frame = out.data() + start;
+  put_at(frame, static_cast<uint32_t>(length));
+  put_at(frame + 8, static_cast<uint16_t>(event.type));
+  put_at(frame + 10, uint16_t{0});  // flags
+  put_at(frame + 4, frame_crc({frame, kFrameBytes}, {frame + kFrameBytes, length}));
 }
 
 Event decode_payload(uint16_t type, std::string_view payload) {
@@ -215,45 +177,27 @@ Event decode_payload(uint16_t type, std::string_view payload) {
   event.path = record.path();
   event.text = record.text();
   event.time_us = record.time_us();
-  event.payload = from_proto(record.payload());
+  if (record.has_payload()) event.payload = from_proto(record.payload());
   event.payload.id = event.node;
   event.payload.path = event.path;
-  event.header = from_proto(record.header());
+  if (record.has_header()) event.header = from_proto(record.header());
   event.header.index = event.tree_index;
+  if (record.has_estimates()) event.estimates = from_proto(record.estimates());
   return event;
 }
 
-bool known_type(uint16_t type) {
-  return type >= static_cast<uint16_t>(EventType::run_started) &&
-         type <= static_cast<uint16_t>(EventType::checkpoint);
+bool known_record(uint16_t type, uint16_t flags) {
+  return flags == 0 && type >= static_cast<uint16_t>(EventType::run_started) &&
+         type <= static_cast<uint16_t>(EventType::intervention);
 }
 
 const char* to_string(EventType type) {
-  switch (type) {
-    case EventType::run_started:
-      return "run_started";
-    case EventType::tree_started:
-      return "tree_started";
-    case EventType::turn:
-      return "turn";
-    case EventType::observation:
-      return "observation";
-    case EventType::fork:
-      return "fork";
-    case EventType::snapshot:
-      return "snapshot";
-    case EventType::verdict:
-      return "verdict";
-    case EventType::failure:
-      return "failure";
-    case EventType::tree_sealed:
-      return "tree_sealed";
-    case EventType::tree_trained:
-      return "tree_trained";
-    case EventType::checkpoint:
-      return "checkpoint";
-  }
-  return "unknown";
+  static constexpr const char* kNames[] = {
+      "run_started", "tree_started", "turn",        "observation",  "fork",       "snapshot",
+      "verdict",     "failure",      "tree_sealed", "tree_trained", "checkpoint", "episode_started",
+      "command",     "outcome",      "verify",      "retry",        "advantage",  "intervention"};
+  const auto number = static_cast<uint16_t>(type);
+  return known_record(number, 0) ? kNames[number - 1] : "unknown";
 }
 
 std::vector<std::filesystem::path> journal_files(const std::filesystem::path& directory) {

@@ -21,6 +21,7 @@ std::string check_file_header(std::string_view bytes);
 
 struct Frame {
   uint16_t type = 0;
+  uint16_t flags = 0;   // 0 in this version
   uint32_t length = 0;  // of the payload
   uint32_t crc = 0;     // masked CRC-32C over length, type, flags and payload
 };
@@ -33,7 +34,8 @@ bool frame_matches(std::string_view bytes, std::string_view payload);
 void encode_record(const Event& event, std::string& out);
 /// Errors: StoreError.
 Event decode_payload(uint16_t type, std::string_view payload);
-bool known_type(uint16_t type);
+/// Whether decode_payload() knows what such a record holds; others are from a newer version.
+bool known_record(uint16_t type, uint16_t flags);
 
 /// NNNNNN.log files of a journal in order.
 std::vector<std::filesystem::path> journal_files(const std::filesystem::path& directory);

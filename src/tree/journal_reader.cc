@@ -11,6 +11,7 @@ struct JournalReader::Impl {
   std::unique_ptr<FrameScanner> scanner;
   std::filesystem::path successor;  // seen when the present file last ended
   std::string damage;
+  uint64_t skipped = 0;
   bool stopped = false;
 
   /// The file after the one being read; empty: none yet.
@@ -61,7 +62,8 @@ struct JournalReader::Impl {
       const uint64_t offset = scanner->offset();
       switch (scanner->next()) {
         case FrameScanner::Status::record:
-          if (known_type(scanner->type())) return decode(offset);
+          if (known_record(scanner->type(), scanner->flags())) return decode(offset);
+          ++skipped;
           break;
         case FrameScanner::Status::end:
           if (!advance()) return std::nullopt;
@@ -82,16 +84,21 @@ struct JournalReader::Impl {
   }
 };
 
-JournalReader::JournalReader(const std::filesystem::path& directory)
+JournalReader::JournalReader(const std::filesystem::path& directory, JournalPosition from)
     : impl_(std::make_unique<Impl>()) {
   impl_->directory = directory;
   journal_files(
       directory);  // a directory that cannot be read is an error now, not an empty journal
+  if (from.file > 0)
+    impl_->scanner =
+        std::make_unique<FrameScanner>(journal_file(directory, from.file), from.offset);
 }
 
 JournalReader::~JournalReader() = default;
 
 std::optional<Event> JournalReader::next() { return impl_->next(); }
+
+uint64_t JournalReader::skipped() const { return impl_->skipped; }
 
 std::string JournalReader::damage() const { return impl_->damage; }
 

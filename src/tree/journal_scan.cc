@@ -1,6 +1,7 @@
 #include "tree/journal_scan.h"
 
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -16,10 +17,16 @@ constexpr size_t kChunkBytes = size_t{1} << 20;
 
 }  // namespace
 
-FrameScanner::FrameScanner(const std::filesystem::path& file) : file_(file) {
+FrameScanner::FrameScanner(const std::filesystem::path& file, uint64_t from)
+    : file_(file), offset_(from) {
   fd_ = ::open(file.c_str(), O_RDONLY | O_CLOEXEC);
   if (fd_ < 0)
     throw common::StoreError("open journal file " + file.string() + ": " + std::strerror(errno));
+  struct stat status;
+  if (::fstat(fd_, &status) == 0 && static_cast<uint64_t>(status.st_size) >= from) return;
+  ::close(fd_);
+  throw common::StoreError("open journal file " + file.string() + ": it ends before byte " +
+                           std::to_string(from));
 }
 
 FrameScanner::~FrameScanner() { ::close(fd_); }
@@ -41,6 +48,7 @@ FrameScanner::Status FrameScanner::next() {
   payload_ = view(kFrameBytes, frame.length);
   if (!frame_matches(view(0, kFrameBytes), payload_)) return damaged("checksum does not match");
   type_ = frame.type;
+  flags_ = frame.flags;
   consumed_ += kFrameBytes + frame.length;
   offset_ += kFrameBytes + frame.length;
   return Status::record;

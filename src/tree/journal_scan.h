@@ -19,8 +19,9 @@ class FrameScanner {
     damaged,  // bytes that were never written so; reason() says what
   };
 
-  /// Errors: StoreError when the file cannot be opened.
-  explicit FrameScanner(const std::filesystem::path& file);
+  /// `from`: where a record begins; 0: at the file's header. Errors: StoreError when the file
+  /// cannot be opened, or ends before that.
+  explicit FrameScanner(const std::filesystem::path& file, uint64_t from = 0);
   ~FrameScanner();
   FrameScanner(const FrameScanner&) = delete;
   FrameScanner& operator=(const FrameScanner&) = delete;
@@ -28,6 +29,7 @@ class FrameScanner {
   /// Moves past the record it returns; does not move otherwise. Errors: StoreError (reading fails).
   Status next();
   uint16_t type() const { return type_; }
+  uint16_t flags() const { return flags_; }
   std::string_view payload() const { return payload_; }  // until the following next()
   uint64_t offset() const { return offset_; }            // of the first byte not yet passed
   const std::string& reason() const { return reason_; }
@@ -43,7 +45,7 @@ class FrameScanner {
   std::string buffer_;   // bytes [offset_ - consumed_, …) of the file
   size_t consumed_ = 0;  // of buffer_
   uint64_t offset_ = 0;
-  uint16_t type_ = 0;
+  uint16_t type_ = 0, flags_ = 0;
   std::string_view payload_;
   std::string reason_;
 };

@@ -4,53 +4,95 @@
 #include <exception>
 #include <mutex>
 #include <thread>
+#include <utility>
 
 #include "common/error.h"
 #include "common/files.h"
-#include "tree/durable.h"
 #include "tree/journal.h"
 #include "tree/journal_codec.h"
-#include "tree/journal_file.h"
+#include "tree/journal_lock.h"
 #include "tree/journal_scan.h"
 
 namespace espalier::tree {
 namespace {
 
-constexpr uint64_t kRotateBytes = uint64_t{64} << 20;
 constexpr size_t kMaxBufferBytes = size_t{8} << 20;  // appenders wait beyond it: memory is bounded
+constexpr size_t kMaxKeptBytes = size_t{1} << 20;    // of what a thread keeps for its next event
 constexpr auto kSyncInterval = std::chrono::milliseconds(100);  // Durability::batch
 
 using Clock = std::chrono::steady_clock;
 
+/// What opening found: the file to go on with, and what of it is no complete record.
+struct Tail {
+  JournalPosition end;
+  uint64_t cut_bytes = 0;
+  std::string cut;
+};
+
+Tail find_tail(const std::filesystem::path& last, FileSystem& files) {
+  FrameScanner scanner(last);
+  FrameScanner::Status status;
+  do status = scanner.next();
+  while (status == FrameScanner::Status::record);
+  const bool damaged = status == FrameScanner::Status::damaged;
+  if (scanner.offset() == 0 && damaged)
+    throw common::StoreError("open journal file " + last.string() + ": " + scanner.reason());
+  Tail tail{{journal_file_number(last), scanner.offset()}, 0, ""};
+  tail.cut_bytes = std::filesystem::file_size(last) - scanner.offset();
+  if (tail.cut_bytes == 0) return tail;
+  tail.cut = last.string() + ": " + std::to_string(tail.cut_bytes) + " bytes cut after byte " +
+             std::to_string(scanner.offset()) + " (" +
+             (damaged ? scanner.reason() : "an incomplete record") + ")";
+  if (!damaged) return tail;
+  // Not a torn write: complete records may follow the damage, so what is cut is put aside.
+  const std::filesystem::path aside = last.string() + ".damaged";
+  const std::string whole = common::read_file(last);
+  replace_durably(files, aside, std::string_view(whole).substr(scanner.offset()));
+  tail.cut += ", kept as " + aside.string();
+  return tail;
+}
+
 }  // namespace
 
-/// Group commit: appenders fill a buffer; one thread writes and syncs whatever has gathered.
-/// Positions count the bytes appended since opening.
+/// Group commit in two threads: one writes whatever has gathered in the buffer, the other makes
+/// what is written durable meanwhile. Positions count the bytes appended since opening.
 struct JournalWriter::Impl {
-  std::filesystem::path directory;
-  Durability durability;
+  const std::filesystem::path directory;
+  const JournalOptions options;
+  FileSystem& files;
   std::unique_ptr<JournalLock> lock;
-  std::unique_ptr<AppendFile> file;
-  uint32_t file_number = 1;
-  uint64_t cut = 0;
+  Tail tail;
+
+  std::shared_ptr<OutputFile> file;  // the writing thread's own once it runs
+  JournalPosition end;
 
   std::mutex mutex;
-  std::condition_variable work, done;
+  std::condition_variable work, sync_work, done;
   std::string buffer;
-  uint64_t appended = 0, durable = 0,
-           wanted = 0;  // wanted: somebody waits for this much to be durable
-  bool idle = false, closing = false;
+  uint64_t appended = 0, written = 0, durable = 0;
+  uint64_t wanted = 0;  // somebody waits for this much to be durable
+  JournalPosition written_end, durable_end;
+  std::vector<std::shared_ptr<OutputFile>> unsynced;  // written to since their last sync
+  bool new_name = false;                              // a file was made since the last sync
+  bool idle = false, closing = false, writer_done = false;
   std::exception_ptr error;
-  std::thread thread;
+  std::thread writer, syncer;
+
+  Impl(const std::filesystem::path& directory, const JournalOptions& options)
+      : directory(directory),
+        options(options),
+        files(options.files ? *options.files : posix_files()) {}
 
   void open();
-  void cut_tail(const std::filesystem::path& last);
-  void rotate();
-  void run();
-  void write_batch(const std::string& batch, bool sync);
+  void begin_file(uint32_t number);
+  void append_bytes(std::string_view bytes);
+  bool write_batch(const std::string& batch);
+  void write_loop();
+  void sync_loop();
   void append(const std::string& record);
   void wait_durable(std::unique_lock<std::mutex>& held, uint64_t position);
   void close();
+  bool failed() const { return error != nullptr; }
 };
 
 void JournalWriter::Impl::open() {
@@ -60,106 +102,130 @@ void JournalWriter::Impl::open() {
     throw common::StoreError("create journal directory " + directory.string() + ": " +
                              error.message());
   lock = std::make_unique<JournalLock>(directory);
-  const auto files = journal_files(directory);
-  if (files.empty()) {
-    file = std::make_unique<AppendFile>(journal_file(directory, file_number), 0);
+  const auto present = journal_files(directory);
+  if (present.empty()) {
+    begin_file(1);
   } else {
-    file_number = journal_file_number(files.back());
-    cut_tail(files.back());
+    tail = find_tail(present.back(), files);
+    end = tail.end;
+    file = files.open(present.back(), end.offset);
+    if (end.offset == 0) append_bytes(file_header());
   }
-  if (file->size() == 0) file->append(file_header());
-  if (durability != Durability::none) {
+  if (options.durability != Durability::none) {
     file->sync();
-    sync_directory(directory);
+    files.sync_directory(directory);
   }
+  written_end = durable_end = end;
+  writer = std::thread([this] { write_loop(); });
+  syncer = std::thread([this] { sync_loop(); });
 }
 
-void JournalWriter::Impl::cut_tail(const std::filesystem::path& last) {
-  FrameScanner scanner(last);
-  FrameScanner::Status status;
-  do status = scanner.next();
-  while (status == FrameScanner::Status::record);
-  if (scanner.offset() == 0 && status == FrameScanner::Status::damaged)
-    throw common::StoreError("open journal file " + last.string() + ": " + scanner.reason());
-  cut = std::filesystem::file_size(last) - scanner.offset();
-  if (status == FrameScanner::Status::damaged) {
-    // Not a torn write: complete records may follow the damage, so what is cut is put aside.
-    const std::string whole = common::read_file(last);
-    common::write_file_atomically(last.string() + ".damaged",
-                                  std::string_view(whole).substr(scanner.offset()));
-  }
-  file = std::make_unique<AppendFile>(last, scanner.offset());
+void JournalWriter::Impl::begin_file(uint32_t number) {
+  file = files.open(journal_file(directory, number), 0);
+  end = {number, 0};
+  append_bytes(file_header());
 }
 
-void JournalWriter::Impl::rotate() {
-  if (durability != Durability::none) file->sync();
-  file = std::make_unique<AppendFile>(journal_file(directory, ++file_number), 0);
-  file->append(file_header());
-  if (durability != Durability::none) sync_directory(directory);
+void JournalWriter::Impl::append_bytes(std::string_view bytes) {
+  file->append(bytes);
+  end.offset += bytes.size();
 }
 
-void JournalWriter::Impl::write_batch(const std::string& batch, bool sync) {
-  if (!batch.empty() && file->size() >= kRotateBytes) rotate();
-  file->append(batch);
-  if (sync) file->sync();
+/// Whether it began a file.
+bool JournalWriter::Impl::write_batch(const std::string& batch) {
+  const bool rotate = end.offset >= options.rotate_bytes;
+  if (rotate) begin_file(end.file + 1);
+  append_bytes(batch);
+  return rotate;
 }
 
-void JournalWriter::Impl::run() {
+void JournalWriter::Impl::write_loop() {
   std::string batch;
-  Clock::time_point next_sync = Clock::now() + kSyncInterval;
-  uint64_t written = 0;
   std::unique_lock held(mutex);
-  while (!error) {
-    const bool unsynced = durability == Durability::batch && durable < written;
-    auto ready = [&] { return !buffer.empty() || wanted > durable || closing; };
+  for (;;) {
     idle = true;
-    if (unsynced) {
-      work.wait_until(held, next_sync, ready);
-    } else {
-      work.wait(held, ready);
-    }
+    work.wait(held, [&] { return !buffer.empty() || closing || failed(); });
     idle = false;
-    if (closing && buffer.empty() && wanted <= durable && !unsynced) return;
+    if (failed() || buffer.empty()) break;
     batch.clear();
     batch.swap(buffer);
     if (batch.size() >= kMaxBufferBytes) done.notify_all();  // there is room again
     const uint64_t position = appended;
-    const bool sync = durability == Durability::sync || wanted > durable ||
-                      (durability == Durability::batch && (closing || Clock::now() >= next_sync));
     held.unlock();
-    std::exception_ptr failed;
+    std::exception_ptr failure;
+    bool began = false;
     try {
-      write_batch(batch, sync);
+      began = write_batch(batch);
     } catch (...) {
-      failed = std::current_exception();
+      failure = std::current_exception();
     }
-    if (sync) next_sync = Clock::now() + kSyncInterval;
     held.lock();
-    error = failed;
+    if (failure && !error) error = failure;
+    if (failed()) break;
     written = position;
-    if (sync && !failed) durable = position;
-    done.notify_all();
+    written_end = end;
+    new_name = new_name || began;
+    if (unsynced.empty() || unsynced.back() != file) unsynced.push_back(file);
+    if (wanted > durable) sync_work.notify_one();
+  }
+  writer_done = true;
+  sync_work.notify_one();
+  done.notify_all();
+}
+
+void JournalWriter::Impl::sync_loop() {
+  const bool periodic = options.durability == Durability::batch;
+  std::unique_lock held(mutex);
+  for (;;) {
+    auto asked = [&] { return failed() || writer_done || (wanted > durable && written > durable); };
+    const bool due = !sync_work.wait_for(held, kSyncInterval, asked);
+    const bool last = writer_done;
+    if (failed()) return;
+    const bool sync = written > durable && (due ? periodic : wanted > durable || periodic);
+    if (sync) {
+      const uint64_t position = written;
+      const JournalPosition position_end = written_end;
+      const auto dirty = std::exchange(unsynced, {});
+      const bool names = std::exchange(new_name, false);
+      held.unlock();
+      std::exception_ptr failure;
+      try {
+        for (const auto& written_to : dirty) written_to->sync();
+        if (names) files.sync_directory(directory);
+      } catch (...) {
+        failure = std::current_exception();
+      }
+      held.lock();
+      if (failure && !error) error = failure;
+      if (!failure) {
+        durable = position;
+        durable_end = position_end;
+      }
+      if (failure) work.notify_one();
+      done.notify_all();
+    }
+    if (last) return;
   }
 }
 
 void JournalWriter::Impl::append(const std::string& record) {
   std::unique_lock held(mutex);
-  done.wait(held, [&] { return buffer.size() < kMaxBufferBytes || error; });
-  if (error) std::rethrow_exception(error);
+  done.wait(held, [&] { return buffer.size() < kMaxBufferBytes || failed(); });
+  if (failed()) std::rethrow_exception(error);
   buffer += record;
   appended += record.size();
   if (idle) {
     idle = false;  // woken once, however many append before it runs
     work.notify_one();
   }
-  if (durability == Durability::sync) wait_durable(held, appended);
+  if (options.durability == Durability::sync) wait_durable(held, appended);
 }
 
 void JournalWriter::Impl::wait_durable(std::unique_lock<std::mutex>& held, uint64_t position) {
   wanted = std::max(wanted, position);
-  work.notify_one();
-  done.wait(held, [&] { return durable >= position || error; });
-  if (error) std::rethrow_exception(error);
+  sync_work.notify_one();
+  done.wait(held, [&] { return durable >= position || failed(); });
+  if (failed()) std::rethrow_exception(error);
 }
 
 void JournalWriter::Impl::close() {
@@ -168,23 +234,23 @@ void JournalWriter::Impl::close() {
     closing = true;
     work.notify_one();
   }
-  thread.join();
+  writer.join();
+  syncer.join();
 }
 
-JournalWriter::JournalWriter(const std::filesystem::path& directory, Durability durability)
-    : impl_(std::make_unique<Impl>()) {
-  impl_->directory = directory;
-  impl_->durability = durability;
+JournalWriter::JournalWriter(const std::filesystem::path& directory, const JournalOptions& options)
+    : impl_(std::make_unique<Impl>(directory, options)) {
   impl_->open();
-  impl_->thread = std::thread([impl = impl_.get()] { impl->run(); });
 }
 
 JournalWriter::~JournalWriter() { impl_->close(); }
 
 void JournalWriter::append(const Event& event) {
-  std::string record;
+  thread_local std::string record;  // keeps its memory for the thread's next event
+  record.clear();
   encode_record(event, record);
   impl_->append(record);
+  if (record.size() > kMaxKeptBytes) std::string().swap(record);
 }
 
 void JournalWriter::flush() {
@@ -192,6 +258,14 @@ void JournalWriter::flush() {
   impl_->wait_durable(held, impl_->appended);
 }
 
-uint64_t JournalWriter::cut_bytes() const { return impl_->cut; }
+JournalPosition JournalWriter::position() {
+  std::unique_lock held(impl_->mutex);
+  impl_->wait_durable(held, impl_->appended);
+  return impl_->durable_end;
+}
+
+uint64_t JournalWriter::cut_bytes() const { return impl_->tail.cut_bytes; }
+
+std::string JournalWriter::cut() const { return impl_->tail.cut; }
 
 }  // namespace espalier::tree

@@ -14,10 +14,14 @@ class Builder {
   void apply(const Event& event) {
     if (event.type == EventType::tree_sealed) result_.sealed = true;
     if (event.type == EventType::turn) return add(event);
+    if (event.type == EventType::advantage) return estimate(event);
     const auto found = by_id_.find(event.node);
     if (found == by_id_.end()) return;
     Node& node = result_.tree.nodes[found->second];
     switch (event.type) {
+      case EventType::command:
+        node.command_state = CommandState::sent;
+        break;
       case EventType::observation:
         observe(node, event.payload);
         break;
@@ -28,6 +32,11 @@ class Builder {
         node.snapshot = event.payload.snapshot;
         break;
       case EventType::verdict:
+        node.reward = event.payload.reward;
+        node.failure = event.payload.failure;
+        if (event.payload.outcome != Outcome::none) node.outcome = event.payload.outcome;
+        break;
+      case EventType::outcome:
         end(node, event.payload);
         break;
       case EventType::failure:
@@ -78,7 +87,21 @@ class Builder {
     return found == by_path_.end() ? kLost : found->second;
   }
 
+  void estimate(const Event& event) {
+    for (const NodeEstimate& numbers : event.estimates) {
+      const auto found = by_id_.find(numbers.node);
+      if (found == by_id_.end()) continue;
+      Node& node = result_.tree.nodes[found->second];
+      node.value = numbers.value;
+      node.advantage = numbers.advantage;
+      node.weight = numbers.weight;
+      node.s_plus = numbers.s_plus;
+      node.s_minus = numbers.s_minus;
+    }
+  }
+
   static void observe(Node& node, const Node& payload) {
+    node.command_state = CommandState::answered;
     node.observation = payload.observation;
     node.exit_code = payload.exit_code;
     node.timed_out = payload.timed_out;
@@ -115,11 +138,11 @@ class Builder {
 }  // namespace
 
 std::vector<RecoveredTree> recover_trees(const std::filesystem::path& journal_directory,
-                                         const std::set<uint64_t>& skip, std::string* damage) {
-  JournalReader reader(journal_directory);
+                                         const RecoverOptions& options, std::string* damage) {
+  JournalReader reader(journal_directory, options.from);
   std::map<uint64_t, Builder> builders;
   while (std::optional<Event> event = reader.next()) {
-    if (skip.contains(event->tree_index)) continue;
+    if (options.skip.contains(event->tree_index)) continue;
     if (event->type == EventType::tree_started)
       builders.insert_or_assign(event->tree_index, Builder(event->header));
     else if (auto found = builders.find(event->tree_index); found != builders.end())

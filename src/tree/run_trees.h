@@ -28,17 +28,26 @@ struct RunTree {
 /// directory; StoreError, for a damaged journal after all that survived was visited.
 void visit_trees(const std::filesystem::path& run, const std::function<bool(RunTree&&)>& visit);
 
-/// Errors: ConfigError when the run has no tree of that index; StoreError.
+/// Errors: ConfigError when the directory is no run's.
+void check_run(const std::filesystem::path& run);
+
+/// The tree alone, not what the run holds besides, when it is stored and the run's index
+/// (tree_index.h) knows it; else what it takes to find it. Errors: ConfigError when the run has no
+/// such tree; StoreError.
 RunTree find_tree(const std::filesystem::path& run, uint64_t index);
+RunTree find_tree(const std::filesystem::path& run, const NodeId& id);
+/// `name`: an index ("3", "task-3"), or the beginning of an id (4 to 64 hex digits with a letter
+/// among them, or at least 20).
+RunTree find_tree(const std::filesystem::path& run, const std::string& name);
 
 struct FoundNode {
   RunTree found;
   int node = 0;  // index in found.tree.nodes
 };
 
-/// `name`: a prefix of an id (4 to 64 hex digits), or TREE/PATH as in "3/r2/t5/b1" ("3/r2": the
-/// first turn of a root). Errors: ConfigError when nothing or more than one node is meant;
-/// StoreError.
+/// `name`: a prefix of an id (4 to 64 hex digits), or TREE/PATH as in "3/r2/t5/b1" or
+/// "task-3/r2/t5/b1" ("3/r2": the first turn of a root). Errors: ConfigError when nothing or more
+/// than one node is meant; StoreError.
 FoundNode find_node(const std::filesystem::path& run, const std::string& name);
 
 struct TreeSummary {

@@ -10,14 +10,15 @@
 #include <type_traits>
 
 #include "common/error.h"
-#include "tree/durable.h"
 #include "tree/store_hdf5.h"
+#include "tree/tree_index.h"
 
 namespace espalier::tree {
 namespace {
 
 constexpr const char* kFormat = "espalier-trees";
-constexpr uint32_t kVersion = 1;
+constexpr uint32_t kVersion = 2;
+constexpr uint32_t kOldestVersion = 1;
 
 /// The columns of the two tables: what is written, read and documented. `columns` is a writer or a
 /// reader.
@@ -52,6 +53,7 @@ void node_columns(Columns& columns) {
   columns.column("observation", &Node::observation);
   columns.column("exit_code", &Node::exit_code);
   columns.column("timed_out", &Node::timed_out);
+  columns.column_since(2, "command_state", &Node::command_state);
   columns.column("fork_origin", &Node::fork_origin);
   columns.column("fork_rule", &Node::fork_rule);
   columns.column("snapshot", &Node::snapshot);
@@ -80,6 +82,8 @@ template <class T>
 constexpr uint8_t last_value() {
   if constexpr (std::is_same_v<T, Outcome>) return static_cast<uint8_t>(Outcome::cancelled);
   if constexpr (std::is_same_v<T, ForkOrigin>) return static_cast<uint8_t>(ForkOrigin::value);
+  if constexpr (std::is_same_v<T, CommandState>)
+    return static_cast<uint8_t>(CommandState::answered);
   return 1;
 }
 
@@ -96,10 +100,18 @@ class ColumnWriter {
     for (const Row* row : rows_) values.push_back(stored(row->*field));
     output_.write(group_, name, values);
   }
+  template <class T>
+  void column_since(uint32_t, const char* name, T Row::*field) {
+    column(name, field);
+  }
   void column(const char* name, NodeId Row::*field) {
+    std::vector<NodeId> values;
+    for (const Row* row : rows_) values.push_back(row->*field);
+    ids(name, values);
+  }
+  void ids(const char* name, const std::vector<NodeId>& values) {
     std::vector<uint8_t> bytes;
-    for (const Row* row : rows_)
-      bytes.insert(bytes.end(), (row->*field).bytes.begin(), (row->*field).bytes.end());
+    for (const NodeId& id : values) bytes.insert(bytes.end(), id.bytes.begin(), id.bytes.end());
     output_.write(group_, name, bytes, NodeId{}.bytes.size());
   }
   void column(const char* name, std::string Row::*field) { ragged<uint8_t>(name, field); }
@@ -130,48 +142,67 @@ class ColumnWriter {
   std::vector<const Row*> rows_;
 };
 
+/// Reads the columns of some consecutive rows of a table.
 template <class Row>
 class ColumnReader {
  public:
-  ColumnReader(const hdf5::Input& input, const std::string& group)
-      : input_(input), group_name_(group), group_(input.group(group)) {
-    rows.resize(input_.read<uint8_t>(group_, "id", kIdBytes).size() / kIdBytes);
+  ColumnReader(const hdf5::Input& input, const std::string& group, uint32_t version)
+      : input_(input), group_name_(group), group_(input.group(group)), version_(version) {}
+
+  hsize_t total() const { return input_.rows(group_, "id"); }
+  void select(hdf5::Rows range) {
+    range_ = range;
+    const hsize_t all = total();
+    if (range.first > all || range.count > all - range.first)
+      fail("id", "it ends before row " + std::to_string(range.first + range.count));
+    rows.resize(range.count);
   }
 
   template <class T>
   void column(const char* name, T Row::*field) {
     using Stored = decltype(stored(std::declval<T>()));
-    const auto values = fixed<Stored>(name);
+    const auto values = input_.read_rows<Stored>(group_, name, range_);
     for (size_t i = 0; i < rows.size(); ++i) {
       if constexpr (std::is_same_v<T, std::optional<double>>) {
         if (!std::isnan(values[i])) rows[i].*field = values[i];
       } else {
         if constexpr (!std::is_same_v<T, Stored>) {
           if (values[i] > last_value<T>())
-            fail(name, "row " + std::to_string(i) + " holds " + std::to_string(values[i]) +
-                           "; allowed: 0 to " + std::to_string(last_value<T>()));
+            fail(name, "row " + std::to_string(range_.first + i) + " holds " +
+                           std::to_string(values[i]) + "; allowed: 0 to " +
+                           std::to_string(last_value<T>()));
         }
         rows[i].*field = static_cast<T>(values[i]);
       }
     }
   }
+  template <class T>
+  void column_since(uint32_t version, const char* name, T Row::*field) {
+    if (version_ >= version) column(name, field);
+  }
   void column(const char* name, NodeId Row::*field) {
-    const auto bytes = input_.read<uint8_t>(group_, name, kIdBytes);
-    expect_rows(name, bytes.size() / kIdBytes, rows.size());
-    for (size_t i = 0; i < rows.size(); ++i)
-      std::memcpy((rows[i].*field).bytes.data(), bytes.data() + i * kIdBytes, kIdBytes);
+    const std::vector<NodeId> values = ids(name);
+    for (size_t i = 0; i < rows.size(); ++i) rows[i].*field = values[i];
+  }
+  std::vector<NodeId> ids(const char* name) {
+    const auto bytes = input_.read_rows<uint8_t>(group_, name, range_, kIdBytes);
+    std::vector<NodeId> values(range_.count);
+    for (size_t i = 0; i < values.size(); ++i)
+      std::memcpy(values[i].bytes.data(), bytes.data() + i * kIdBytes, kIdBytes);
+    return values;
   }
   void column(const char* name, std::string Row::*field) { ragged<uint8_t>(name, field); }
   template <class T>
   void column(const char* name, std::vector<T> Row::*field) {
     ragged<T>(name, field);
   }
-  /// `count` + 1 ascending positions from 0 to `total`.
-  std::vector<uint64_t> offsets(const std::string& name, size_t count, size_t total) {
-    auto values = input_.read<uint64_t>(group_, name);
-    expect_rows(name, values.size(), count + 1);
-    if (values.front() != 0 || values.back() != total ||
-        !std::is_sorted(values.begin(), values.end()))
+  /// The ascending positions that bound the selected rows in a table or column of `total` elements:
+  /// one more than there are rows.
+  std::vector<uint64_t> offsets(const std::string& name, hsize_t total) {
+    const auto values = input_.read_rows<uint64_t>(group_, name, {range_.first, range_.count + 1});
+    const bool ends = range_.first + range_.count == this->total();
+    if ((range_.first == 0 && values.front() != 0) || values.back() > total ||
+        (ends && values.back() != total) || !std::is_sorted(values.begin(), values.end()))
       fail(name, "not ascending offsets from 0 to " + std::to_string(total));
     return values;
   }
@@ -181,24 +212,15 @@ class ColumnReader {
  private:
   static constexpr size_t kIdBytes = sizeof(NodeId::bytes);
 
-  template <class T>
-  std::vector<T> fixed(const std::string& name) {
-    auto values = input_.read<T>(group_, name);
-    expect_rows(name, values.size(), rows.size());
-    return values;
-  }
   template <class T, class Field>
   void ragged(const std::string& name, Field Row::*field) {
-    const auto values = input_.read<T>(group_, name);
-    const auto ends = offsets(name + "_offset", rows.size(), values.size());
+    const auto ends = offsets(name + "_offset", input_.rows(group_, name));
+    const auto values =
+        input_.read_rows<T>(group_, name, {ends.front(), ends.back() - ends.front()});
     for (size_t i = 0; i < rows.size(); ++i)
       (rows[i].*field)
-          .assign(values.begin() + static_cast<ptrdiff_t>(ends[i]),
-                  values.begin() + static_cast<ptrdiff_t>(ends[i + 1]));
-  }
-  void expect_rows(const std::string& name, size_t seen, size_t allowed) {
-    if (seen != allowed)
-      fail(name, std::to_string(seen) + " rows; allowed: " + std::to_string(allowed));
+          .assign(values.begin() + static_cast<ptrdiff_t>(ends[i] - ends.front()),
+                  values.begin() + static_cast<ptrdiff_t>(ends[i + 1] - ends.front()));
   }
   [[noreturn]] void fail(const std::string& name, const std::string& why) {
     input_.fail(group_name_ + "/" + name, why);
@@ -207,6 +229,8 @@ class ColumnReader {
   const hdf5::Input& input_;
   std::string group_name_;
   hdf5::Handle group_;
+  uint32_t version_;
+  hdf5::Rows range_;
 };
 
 void check_parents(const hdf5::Input& input, const Tree& tree) {
@@ -219,7 +243,7 @@ void check_parents(const hdf5::Input& input, const Tree& tree) {
   }
 }
 
-void write_columns(const std::filesystem::path& file, const std::vector<Tree>& trees) {
+std::string image_of(const std::filesystem::path& file, const std::vector<Tree>& trees) {
   std::vector<const Tree*> tree_rows;
   std::vector<const Node*> node_rows;
   std::vector<uint64_t> first_node{0};
@@ -236,30 +260,44 @@ void write_columns(const std::filesystem::path& file, const std::vector<Tree>& t
     ColumnWriter<Tree> columns(output, "trees", std::move(tree_rows));
     tree_columns(columns);
     columns.offsets("node_offset", first_node);
+    std::vector<NodeId> digests;
+    for (const Tree& tree : trees) digests.push_back(tree_digest(tree));
+    columns.ids("digest", digests);
   }
   {
     ColumnWriter<Node> columns(output, "nodes", std::move(node_rows));
     node_columns(columns);
   }
-  output.close();
+  return output.finish();
 }
 
-std::vector<Tree> trees_of(const std::filesystem::path& file) {
-  const hdf5::Session session;
-  const hdf5::Input input(file);
+/// The version of the format. Errors: StoreError when it is none of ours.
+uint32_t check_format(const hdf5::Input& input) {
   if (input.attribute_text("format") != kFormat)
     input.fail("attribute format",
                "'" + input.attribute_text("format") + "'; allowed: '" + std::string(kFormat) + "'");
-  if (const uint32_t version = input.attribute_number("version"); version != kVersion)
-    input.fail("attribute version",
-               std::to_string(version) + "; this program reads " + std::to_string(kVersion));
-  ColumnReader<Tree> trees(input, "trees");
+  const uint32_t version = input.attribute_number("version");
+  if (version < kOldestVersion || version > kVersion)
+    input.fail("attribute version", std::to_string(version) + "; this program reads " +
+                                        std::to_string(kOldestVersion) + " to " +
+                                        std::to_string(kVersion));
+  return version;
+}
+
+/// Trees in rows `range`; without one: all.
+std::vector<Tree> trees_of(const std::filesystem::path& file, std::optional<hdf5::Rows> range) {
+  const hdf5::Session session;
+  const hdf5::Input input(file);
+  const uint32_t version = check_format(input);
+  ColumnReader<Tree> trees(input, "trees", version);
+  trees.select(range.value_or(hdf5::Rows{0, trees.total()}));
   tree_columns(trees);
-  ColumnReader<Node> nodes(input, "nodes");
+  ColumnReader<Node> nodes(input, "nodes", version);
+  const auto first = trees.offsets("node_offset", nodes.total());
+  nodes.select({first.front(), first.back() - first.front()});
   node_columns(nodes);
-  const auto first = trees.offsets("node_offset", trees.rows.size(), nodes.rows.size());
   for (size_t i = 0; i < trees.rows.size(); ++i) {
-    const auto begin = nodes.rows.begin();
+    const auto begin = nodes.rows.begin() - static_cast<ptrdiff_t>(first.front());
     trees.rows[i].nodes.assign(
         std::make_move_iterator(begin + static_cast<ptrdiff_t>(first[i])),
         std::make_move_iterator(begin + static_cast<ptrdiff_t>(first[i + 1])));
@@ -268,30 +306,55 @@ std::vector<Tree> trees_of(const std::filesystem::path& file) {
   return std::move(trees.rows);
 }
 
+/// What is read of a file, with the errors that damage can lead to translated.
+template <class Read>
+auto reading(const std::filesystem::path& file, Read&& read) {
+  try {
+    return read();
+  } catch (const std::bad_alloc&) {
+    throw common::StoreError("HDF5 file " + file.string() + ": larger than memory, or damaged");
+  }
+}
+
 }  // namespace
 
-void write_trees(const std::filesystem::path& file, const std::vector<Tree>& trees) {
+void write_trees(const std::filesystem::path& file, const std::vector<Tree>& trees,
+                 FileSystem* files) {
   std::error_code error;
   if (file.has_parent_path()) std::filesystem::create_directories(file.parent_path(), error);
   if (error)
     throw common::StoreError("create directory " + file.parent_path().string() + ": " +
                              error.message());
-  const std::filesystem::path partial = file.string() + ".partial";
-  try {
-    write_columns(partial, trees);
-    replace_durably(partial, file);
-  } catch (...) {
-    std::filesystem::remove(partial, error);
-    throw;
-  }
+  replace_durably(files ? *files : posix_files(), file, image_of(file, trees));
+  if (const auto step = shard_step(file)) TreeIndex(file.parent_path()).add(*step, trees);
 }
 
 std::vector<Tree> read_trees(const std::filesystem::path& file) {
-  try {
-    return trees_of(file);
-  } catch (const std::bad_alloc&) {
-    throw common::StoreError("HDF5 file " + file.string() + ": larger than memory, or damaged");
-  }
+  return reading(file, [&] { return trees_of(file, std::nullopt); });
+}
+
+Tree read_tree(const std::filesystem::path& file, uint64_t row) {
+  return reading(file, [&] { return std::move(trees_of(file, hdf5::Rows{row, 1}).front()); });
+}
+
+ShardIds read_ids(const std::filesystem::path& file) {
+  return reading(file, [&] {
+    const hdf5::Session session;
+    const hdf5::Input input(file);
+    const uint32_t version = check_format(input);
+    ShardIds ids;
+    ColumnReader<Tree> trees(input, "trees", version);
+    trees.select({0, trees.total()});
+    trees.column("index", &Tree::index);
+    for (const Tree& tree : trees.rows) ids.indices.push_back(tree.index);
+    ids.trees = trees.ids("id");
+    if (version >= 2) ids.digests = trees.ids("digest");
+    ColumnReader<Node> nodes(input, "nodes", version);
+    nodes.select({0, nodes.total()});
+    ids.nodes = nodes.ids("id");
+    ids.first_node = trees.offsets("node_offset", ids.nodes.size());
+    return ids;
+  });
 }
 
 std::filesystem::path shard_path(const std::filesystem::path& run_directory, uint64_t step) {
@@ -300,18 +363,22 @@ std::filesystem::path shard_path(const std::filesystem::path& run_directory, uin
   return run_directory / "trees" / name;
 }
 
+std::optional<uint64_t> shard_step(const std::filesystem::path& file) {
+  const std::string stem = file.stem().string();
+  uint64_t step = 0;
+  if (file.extension() != ".h5" || !stem.starts_with("step_")) return std::nullopt;
+  auto [stop, bad] = std::from_chars(stem.data() + 5, stem.data() + stem.size(), step);
+  if (bad != std::errc() || stop != stem.data() + stem.size()) return std::nullopt;
+  return step;
+}
+
 std::vector<std::filesystem::path> list_shards(const std::filesystem::path& run_directory) {
   std::vector<std::pair<uint64_t, std::filesystem::path>> found;
   const auto directory = run_directory / "trees";
   std::error_code error;
   for (std::filesystem::directory_iterator it(directory, error), end; !error && it != end;
        it.increment(error)) {
-    const std::string stem = it->path().stem().string();
-    uint64_t step = 0;
-    if (it->path().extension() != ".h5" || !stem.starts_with("step_")) continue;
-    auto [stop, bad] = std::from_chars(stem.data() + 5, stem.data() + stem.size(), step);
-    if (bad == std::errc() && stop == stem.data() + stem.size())
-      found.emplace_back(step, it->path());
+    if (const auto step = shard_step(it->path())) found.emplace_back(*step, it->path());
   }
   if (error && error != std::errc::no_such_file_or_directory)
     throw common::StoreError("list " + directory.string() + ": " + error.message());

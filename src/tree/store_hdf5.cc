@@ -1,13 +1,16 @@
 #include "tree/store_hdf5.h"
 
 #include <algorithm>
+#include <cstdlib>
+#include <cstring>
 
 #include "common/error.h"
 
 namespace espalier::tree::hdf5 {
 namespace {
 
-constexpr hsize_t kChunkBytes = hsize_t{256} << 10;
+constexpr hsize_t kChunkBytes = hsize_t{64} << 10;
+constexpr size_t kImageIncrementBytes = size_t{1} << 20;
 constexpr unsigned kDeflateLevel = 4;
 constexpr hsize_t kMaxElements = hsize_t{1}
                                  << 33;  // a damaged extent must not become an allocation
@@ -43,12 +46,46 @@ Id check(Id id, const std::string& file, const std::string& object) {
   return id;
 }
 
-Handle create(const std::string& name) {
+// The memory of the in-memory driver is handed over when the file is closed: the image that the
+// library gives of an open file has a superblock whose checksum does not match.
+void* image_malloc(size_t size, H5FD_file_image_op_t, void*) { return std::malloc(size); }
+void* image_copy(void* to, const void* from, size_t size, H5FD_file_image_op_t, void*) {
+  return std::memcpy(to, from, size);
+}
+void* image_realloc(void* memory, size_t size, H5FD_file_image_op_t, void* image) {
+  static_cast<Image*>(image)->capacity = size;
+  return std::realloc(memory, size);
+}
+herr_t image_free(void* memory, H5FD_file_image_op_t operation, void* out) {
+  auto* image = static_cast<Image*>(out);
+  if (operation == H5FD_FILE_IMAGE_OP_FILE_CLOSE)
+    image->bytes.assign(static_cast<const char*>(memory), image->capacity);
+  std::free(memory);
+  return 0;
+}
+void* same_image(void* image) { return image; }
+herr_t keep_image(void*) { return 0; }
+
+/// Where the file ends within its memory: a field of the superblock (version 2 or 3).
+uint64_t end_of_file(const std::string& image) {
+  constexpr size_t kVersionAt = 8, kOffsetSizeAt = 9, kEndAt = 28;
+  uint64_t end = 0;
+  if (image.size() < kEndAt + sizeof end || image[kVersionAt] < 2 || image[kOffsetSizeAt] != 8)
+    return 0;
+  for (size_t i = sizeof end; i-- > 0;) end = end << 8 | static_cast<uint8_t>(image[kEndAt + i]);
+  return end <= image.size() ? end : 0;
+}
+
+Handle create(const std::string& name, Image& image) {
   const Handle access(H5Pcreate(H5P_FILE_ACCESS), H5Pclose);
   const Handle creation(H5Pcreate(H5P_FILE_CREATE), H5Pclose);
   // From 1.10 on all metadata is checksummed, and a single chunk needs no index.
   check(H5Pset_libver_bounds(access, H5F_LIBVER_V110, H5F_LIBVER_V110), name, "");
   check(H5Pset_obj_track_times(creation, false), name, "");
+  check(H5Pset_fapl_core(access, kImageIncrementBytes, /*backing_store=*/false), name, "");
+  H5FD_file_image_callbacks_t callbacks{image_malloc, image_copy, image_realloc, image_free,
+                                        same_image,   keep_image, &image};
+  check(H5Pset_file_image_callbacks(access, &callbacks), name, "");
   return {check(H5Fcreate(name.c_str(), H5F_ACC_TRUNC, creation, access), name, ""), H5Fclose};
 }
 
@@ -80,7 +117,8 @@ ESPALIER_HDF5_TYPE(float, H5T_IEEE_F32LE, H5T_NATIVE_FLOAT)
 ESPALIER_HDF5_TYPE(double, H5T_IEEE_F64LE, H5T_NATIVE_DOUBLE)
 #undef ESPALIER_HDF5_TYPE
 
-Output::Output(const std::filesystem::path& path) : name_(path.string()), file_(create(name_)) {}
+Output::Output(const std::filesystem::path& name)
+    : name_(name.string()), image_(std::make_unique<Image>()), file_(create(name_, *image_)) {}
 
 Handle Output::group(const std::string& name) {
   const Handle creation(H5Pcreate(H5P_GROUP_CREATE), H5Pclose);
@@ -123,6 +161,7 @@ void Output::write(hid_t group, const std::string& name, const Block& block, hid
     check(H5Pset_chunk(creation, rank, chunk), name_, name);
     if (block.element_bytes > 1) check(H5Pset_shuffle(creation), name_, name);
     check(H5Pset_deflate(creation, kDeflateLevel), name_, name);
+    check(H5Pset_fletcher32(creation), name_, name);
   }
   Handle dataset(
       check(H5Dcreate2(group, name.c_str(), file, space, H5P_DEFAULT, creation, H5P_DEFAULT), name_,
@@ -133,9 +172,12 @@ void Output::write(hid_t group, const std::string& name, const Block& block, hid
   check(dataset.close(), name_, name);  // writes the chunks that are still cached
 }
 
-void Output::close() {
-  check(H5Fflush(file_, H5F_SCOPE_GLOBAL), name_, "");
+std::string Output::finish() {
   check(file_.close(), name_, "");
+  const uint64_t end = end_of_file(image_->bytes);
+  if (end == 0) throw_error(name_, "", "the library made no file image");
+  image_->bytes.resize(end);
+  return std::move(image_->bytes);
 }
 
 namespace {
@@ -199,9 +241,29 @@ size_t Input::elements(hid_t dataset, const std::string& name, const Expected& e
   return dims[0] * expected.width;
 }
 
-void Input::read(hid_t dataset, const std::string& name, hid_t memory, void* out,
-                 size_t count) const {
-  if (count > 0) check(H5Dread(dataset, memory, H5S_ALL, H5S_ALL, H5P_DEFAULT, out), name_, name);
+void Input::read_rows(hid_t dataset, const std::string& name, hid_t memory, void* out, Rows rows,
+                      hsize_t width) const {
+  if (rows.count == 0) return;
+  const int rank = width == 1 ? 1 : 2;
+  const hsize_t start[2] = {rows.first, 0}, count[2] = {rows.count, width};
+  const Handle space(check(H5Dget_space(dataset), name_, name), H5Sclose);
+  check(H5Sselect_hyperslab(space, H5S_SELECT_SET, start, nullptr, count, nullptr), name_, name);
+  const Handle target(check(H5Screate_simple(rank, count, nullptr), name_, name), H5Sclose);
+  check(H5Dread(dataset, memory, target, space, H5P_DEFAULT, out), name_, name);
+}
+
+bool Input::has(hid_t group, const std::string& name) const {
+  return check(H5Lexists(group, name.c_str(), H5P_DEFAULT), name_, name) > 0;
+}
+
+hsize_t Input::rows(hid_t group, const std::string& name) const {
+  const Handle dataset = open(group, name);
+  const Handle space(check(H5Dget_space(dataset), name_, name), H5Sclose);
+  hsize_t dims[2] = {0, 0};
+  const int rank = H5Sget_simple_extent_ndims(space);
+  if (rank != 1 && rank != 2) fail(name, "wrong number of dimensions");
+  check(H5Sget_simple_extent_dims(space, dims, nullptr), name_, name);
+  return dims[0];
 }
 
 void Input::fail(const std::string& object, const std::string& why) const {

@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <memory>
 #include <mutex>
 #include <string>
 #include <utility>
@@ -55,23 +56,30 @@ hid_t file_type();
 template <class T>
 hid_t memory_type();
 
-/// A file being written. No times are kept: the bytes depend on what is written alone.
+/// Memory of a file that is being made.
+struct Image {
+  std::string bytes;    // once it is closed
+  size_t capacity = 0;  // before
+};
+
+/// A file being made in memory. No times are kept: the bytes depend on what is written alone.
 class Output {
  public:
-  explicit Output(const std::filesystem::path& path);
+  /// `name`: of what is written, for messages.
+  explicit Output(const std::filesystem::path& name);
   Handle group(const std::string& name);
   void attribute(const std::string& name, uint32_t value);
   void attribute(const std::string& name, const std::string& value);
-  /// Rows of `width` elements (1: a one-dimensional dataset), chunked, shuffled and deflated.
+  /// Rows of `width` elements (1: a one-dimensional dataset): chunked, shuffled, deflated,
+  /// checksummed.
   template <class T>
   void write(hid_t group, const std::string& name, const std::vector<T>& values,
              hsize_t width = 1) {
     write(group, name, {values.data(), values.size() / width, width, sizeof(T)}, file_type<T>(),
           memory_type<T>());
   }
-  /// Everything is with the operating system when it returns; no further writes. Groups must be
-  /// closed.
-  void close();
+  /// The file's bytes; no further writes. Groups must be closed.
+  std::string finish();
 
  private:
   struct Block {
@@ -82,7 +90,13 @@ class Output {
   void write(hid_t group, const std::string& name, const Block& block, hid_t file, hid_t memory);
 
   std::string name_;
+  std::unique_ptr<Image> image_;  // outlives the file
   Handle file_;
+};
+
+struct Rows {
+  hsize_t first = 0;
+  hsize_t count = 0;
 };
 
 /// A file on disk, read-only.
@@ -92,15 +106,21 @@ class Input {
   Handle group(const std::string& name) const;
   uint32_t attribute_number(const std::string& name) const;
   std::string attribute_text(const std::string& name) const;
-  /// The whole dataset. StoreError unless it has rows of `width` elements of T's class.
+  /// Some rows of a dataset. StoreError unless it has them, of `width` elements of T's class.
   template <class T>
-  std::vector<T> read(hid_t group, const std::string& name, hsize_t width = 1) const {
+  std::vector<T> read_rows(hid_t group, const std::string& name, Rows rows,
+                           hsize_t width = 1) const {
     const Handle dataset = open(group, name);
-    std::vector<T> values(
-        elements(dataset, name, {width, sizeof(T), H5Tget_class(file_type<T>())}));
-    read(dataset, name, memory_type<T>(), values.data(), values.size());
+    const size_t all = elements(dataset, name, {width, sizeof(T), H5Tget_class(file_type<T>())});
+    if (rows.first > all / width || rows.count > all / width - rows.first)
+      fail(name, "it ends before row " + std::to_string(rows.first + rows.count));
+    std::vector<T> values(rows.count * width);
+    read_rows(dataset, name, memory_type<T>(), values.data(), rows, width);
     return values;
   }
+  bool has(hid_t group, const std::string& name) const;
+  /// Number of rows of a column.
+  hsize_t rows(hid_t group, const std::string& name) const;
   [[noreturn]] void fail(const std::string& object, const std::string& reason) const;
 
  private:
@@ -111,7 +131,8 @@ class Input {
   };
   Handle open(hid_t group, const std::string& name) const;
   size_t elements(hid_t dataset, const std::string& name, const Expected& expected) const;
-  void read(hid_t dataset, const std::string& name, hid_t memory, void* out, size_t count) const;
+  void read_rows(hid_t dataset, const std::string& name, hid_t memory, void* out, Rows rows,
+                 hsize_t width) const;
 
   std::string name_;
   Handle file_;

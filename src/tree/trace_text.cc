@@ -109,6 +109,8 @@ class Drawing {
     if (!output.empty()) out_ += " → " + output;
     if (node.exit_code != 0) out_ += paint(options_, kDim, format(" [exit %d]", node.exit_code));
     if (node.timed_out) out_ += paint(options_, kYellow, " [timed out]");
+    if (node.command_state == CommandState::sent)
+      out_ += paint(options_, kYellow, " [sent, never answered]");
     if (children_[index].size() > 1 && !node.fork_rule.empty())
       out_ += paint(options_, kDim, " ⑂ " + first_line(node.fork_rule, 40));
     if (children_[index].empty()) out_ += "  " + reward_text(node, options_);
@@ -241,6 +243,8 @@ std::string node_text(const RunTree& run_tree, int index, const TextOptions& opt
           format("value %.4f, advantage %+.4f, weight %.4f, S+ %.4f, S- %.4f", node.value,
                  node.advantage, node.weight, node.s_plus, node.s_minus));
   block(out, options, "command", node.command);
+  if (node.command_state == CommandState::sent)
+    out += paint(options, kYellow, "the command was sent and never answered") + "\n";
   block(out, options, "output", node.observation);
   field(out, options, "exit", format("%d%s", node.exit_code, node.timed_out ? " (timed out)" : ""));
   if (tree.is_leaf(index)) field(out, options, "end", reward_text(node, options));

@@ -15,6 +15,7 @@ namespace {
 
 constexpr std::string_view kPromptTag = "espalier.prompt.1";
 constexpr std::string_view kNodeTag = "espalier.node.1";
+constexpr std::string_view kTreeTag = "espalier.tree.1";
 constexpr uint16_t kPromptEvent = 2;  // EventType::tree_started
 constexpr uint16_t kTurnEvent = 3;    // EventType::turn
 
@@ -32,7 +33,11 @@ class Encoder {
   template <class T>
   void array(const std::vector<T>& values) {
     scalar<uint64_t>(values.size());
-    for (T value : values) scalar(value);
+    if constexpr (__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__) {
+      bytes_.append(reinterpret_cast<const char*>(values.data()), values.size() * sizeof(T));
+    } else {
+      for (T value : values) scalar(value);
+    }
   }
   void text(std::string_view value) {
     scalar<uint64_t>(value.size());
@@ -105,6 +110,18 @@ const char* to_string(ForkOrigin origin) {
       return "criu";
     case ForkOrigin::value:
       return "value";
+  }
+  return "unknown";
+}
+
+const char* to_string(CommandState state) {
+  switch (state) {
+    case CommandState::none:
+      return "none";
+    case CommandState::sent:
+      return "sent";
+    case CommandState::answered:
+      return "answered";
   }
   return "unknown";
 }
@@ -197,6 +214,30 @@ NodeId node_id(const NodeId& parent, const Node& node) {
   encoder.scalar(node.policy_version);
   encoder.scalar(node.sampling_key);
   encoder.text(node.command);
+  return encoder.hash();
+}
+
+NodeId tree_digest(const Tree& tree) {
+  Encoder encoder;
+  encoder.text(kTreeTag);
+  encoder.id(tree.id);
+  encoder.scalar<uint64_t>(tree.nodes.size());
+  for (const Node& node : tree.nodes) {
+    encoder.id(node.id);
+    encoder.scalar(static_cast<int32_t>(node.parent));
+    for (const std::string* text :
+         {&node.path, &node.observation, &node.fork_rule, &node.snapshot, &node.failure})
+      encoder.text(*text);
+    encoder.scalar(static_cast<int32_t>(node.exit_code));
+    encoder.scalar(static_cast<uint8_t>(node.timed_out));
+    encoder.scalar(static_cast<uint8_t>(node.command_state));
+    encoder.scalar(static_cast<uint8_t>(node.fork_origin));
+    encoder.scalar(static_cast<uint8_t>(node.outcome));
+    encoder.scalar(static_cast<uint8_t>(node.reward.has_value()));
+    for (double value : {node.reward.value_or(0), node.value, node.advantage, node.weight,
+                         node.s_plus, node.s_minus})
+      encoder.scalar(value);
+  }
   return encoder.hash();
 }
 

@@ -42,6 +42,10 @@ const char* to_string(Outcome outcome);
 enum class ForkOrigin : uint8_t { none, live, proxy, criu, value };
 const char* to_string(ForkOrigin origin);
 
+/// What became of an action's command: an intent without an answer shows as `sent`.
+enum class CommandState : uint8_t { none, sent, answered };
+const char* to_string(CommandState state);
+
 struct Node {
   NodeId id;
   int parent = -1;   // index in Tree::nodes; -1: the prompt
@@ -65,6 +69,7 @@ struct Node {
   std::string observation;  // what the environment answered, as shown to the policy
   int exit_code = 0;
   bool timed_out = false;
+  CommandState command_state = CommandState::none;
 
   ForkOrigin fork_origin = ForkOrigin::none;  // set on the children of a fork
   std::string fork_rule;  // set on a node below which the rule branched: its name
@@ -107,6 +112,9 @@ struct Tree {
 /// mask, policy version, sampling key, command), documented in docs/format.md.
 NodeId prompt_id(const Tree& tree);
 NodeId node_id(const NodeId& parent, const Node& node);
+/// SHA-256 over what the ids do not cover: of every node in order its id, what came of the action,
+/// its end and its estimates. Stored with the tree (docs/format.md).
+NodeId tree_digest(const Tree& tree);
 
 /// Paths name nodes within a tree: "rG" the root episode, "/tN" the turn, "/bM" behind the turn of
 /// a branch that a fork made. "r2/t4" → fork → "r2/t5/b0", "r2/t5/b1" → "r2/t5/b1/t6".

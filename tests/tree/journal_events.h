@@ -37,9 +37,13 @@ inline std::vector<Event> events_of(const Tree& tree, bool seal = true) {
     event.parent = node.parent < 0 ? tree.id : tree.nodes[node.parent].id;
     event.payload = node;
     event.payload.observation.clear();
+    event.payload.command_state = CommandState::none;
     event.payload.reward.reset();
     event.payload.outcome = Outcome::none;
     event.payload.failure.clear();
+    events.push_back(event);
+    event.type = EventType::command;
+    event.payload = {};
     events.push_back(event);
     event.type = EventType::observation;
     event.payload = {};
@@ -54,8 +58,15 @@ inline std::vector<Event> events_of(const Tree& tree, bool seal = true) {
       events.push_back(event);
     }
     if (node.outcome == Outcome::none) continue;
-    event.type = node.reward ? EventType::verdict : EventType::failure;
     event.payload = {};
+    if (node.reward) {
+      event.type = EventType::verify;
+      events.push_back(event);
+      event.type = EventType::verdict;
+      event.payload.reward = node.reward;
+      events.push_back(event);
+    }
+    event.type = EventType::outcome;
     event.payload.outcome = node.outcome;
     event.payload.reward = node.reward;
     event.payload.failure = node.failure;
@@ -95,7 +106,8 @@ inline void write_texts(const std::filesystem::path& directory, int from, int to
 }
 
 inline void overwrite(const std::filesystem::path& file, const std::string& content) {
-  std::ofstream(file, std::ios::binary | std::ios::trunc) << content;
+  std::filesystem::remove(file);  // some file systems sync a file that is truncated and rewritten
+  std::ofstream(file, std::ios::binary) << content;
 }
 
 }  // namespace espalier::tree::testing

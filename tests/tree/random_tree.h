@@ -37,6 +37,7 @@ inline void fill_turn(Node& node, common::Rng& rng) {
   node.observation = "line\n\xff raw " + std::to_string(rng.range(0, 9));
   node.exit_code = static_cast<int>(rng.range(0, 2));
   node.timed_out = rng.range(0, 9) == 0;
+  node.command_state = CommandState::answered;
 }
 
 inline void end_leaf(Node& node, common::Rng& rng, const RandomTreeOptions& options) {
@@ -109,11 +110,11 @@ inline bool same_node(const Node& a, const Node& b) {
          a.first_entropy == b.first_entropy && a.policy_version == b.policy_version &&
          a.sampling_key == b.sampling_key && a.command == b.command &&
          a.observation == b.observation && a.exit_code == b.exit_code &&
-         a.timed_out == b.timed_out && a.fork_origin == b.fork_origin &&
-         a.fork_rule == b.fork_rule && a.snapshot == b.snapshot && a.outcome == b.outcome &&
-         a.reward == b.reward && a.failure == b.failure && a.value == b.value &&
-         a.advantage == b.advantage && a.weight == b.weight && a.s_plus == b.s_plus &&
-         a.s_minus == b.s_minus;
+         a.timed_out == b.timed_out && a.command_state == b.command_state &&
+         a.fork_origin == b.fork_origin && a.fork_rule == b.fork_rule && a.snapshot == b.snapshot &&
+         a.outcome == b.outcome && a.reward == b.reward && a.failure == b.failure &&
+         a.value == b.value && a.advantage == b.advantage && a.weight == b.weight &&
+         a.s_plus == b.s_plus && a.s_minus == b.s_minus;
 }
 
 inline bool same_tree(const Tree& a, const Tree& b) {

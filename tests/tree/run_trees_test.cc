@@ -109,9 +109,9 @@ TEST_F(RunTrees, ErrorsSayWhatIsThere) {
   const auto has = [](const std::string& text, const std::string& part) {
     EXPECT_NE(text.find(part), std::string::npos) << text;
   };
-  has(message_of([&] { find_tree(run_.path() / "none", 0); }), "no such directory");
-  has(message_of([&] { find_tree(run_.path() / "trees", 0); }), "not a run directory");
-  has(message_of([&] { find_tree(run_.path(), 99); }), "it has 8");
+  has(message_of([&] { find_tree(run_.path() / "none", uint64_t{0}); }), "no such directory");
+  has(message_of([&] { find_tree(run_.path() / "trees", uint64_t{0}); }), "not a run directory");
+  has(message_of([&] { find_tree(run_.path(), uint64_t{99}); }), "trace log");
   has(message_of([&] { find_node(run_.path(), "2/r9/t9"); }), "run from r0/t0 to");
   has(message_of([&] { find_node(run_.path(), "xyz"); }), "hex digits");
   has(message_of([&] { find_node(run_.path(), "ab"); }), "hex digits");
