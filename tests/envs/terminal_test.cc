@@ -278,5 +278,96 @@ TEST_F(Terminal, RootIsTheSessionsUserWhereAskedFor) {
   EXPECT_NE(run(*create(), "touch /etc/mine").exit_code, 0);
 }
 
+// ---- by value ----
+
+/// A prompt with a history, a directory, variables, a failed command, a file, and half a line.
+void make_state(Environment& environment) {
+  type_until(environment, "mkdir d; cd d; x='a  b'; f() { echo \"f:$x\"; }; export Y=$'\\e['\n",
+             "/app/d$");
+  type_until(environment, "for i in 1 2\ndo :; done; echo written >file; clear; (exit 9)\n",
+             "xit 9)");
+  type_until(environment, "echo \"[$x]\" $\001\006\006\006\006\006", "$x]\" $");
+}
+
+/// Ends the half line and asks for the state.
+std::string state_shown(Environment& environment) {
+  std::string shown = type_until(environment, "\005?\n", "b] ").screen;
+  shown +=
+      type_until(environment, "f; pwd; cat file; echo ${#Y}; fc -ln 1 3; tty\n", "pts/0").screen;
+  return shown;
+}
+
+TEST_F(Terminal, AForkByValueShowsTheSameAndGoesOnTheSame) {
+  auto parent = terminal();
+  make_state(*parent);
+  TerminalView before = type(*parent, "", 0);
+  Fork fork = fork_of(*parent);
+  TerminalView after = type(*parent, "", 0), child = type(*fork.child, "", 0);
+  for (const TerminalView* seen : {&after, &child}) {
+    EXPECT_EQ(seen->screen, before.screen);
+    EXPECT_EQ(seen->cursor_row, before.cursor_row);
+    EXPECT_EQ(seen->cursor_column, before.cursor_column);
+  }
+  std::string of_child = state_shown(*fork.child);
+  EXPECT_THAT(of_child, HasSubstr("$ echo \"[$x]\" $?\n[a  b] 9\n"));
+  EXPECT_THAT(of_child, HasSubstr("\nf:a  b\n/app/d\nwritten\n2\n"));
+  EXPECT_THAT(of_child, HasSubstr("for i in 1 2"));
+  EXPECT_EQ(state_shown(*parent), of_child);
+  type_until(*fork.child, "echo changed >file; x=changed; echo $x\n", "\nchanged");
+  EXPECT_THAT(type_until(*parent, "cat file; f\n", "written\nf:").screen, HasSubstr("\nf:a  b\n"));
+}
+
+TEST_F(Terminal, ASnapshotOpensWithItsScreenAndLine) {
+  auto original = terminal();
+  make_state(*original);
+  TerminalView before = type(*original, "", 0);
+  auto opened = open(snapshot_of(*original));
+  TerminalView after = type(*opened, "", 0);
+  EXPECT_EQ(after.screen, before.screen);
+  EXPECT_EQ(after.cursor_column, before.cursor_column);
+  EXPECT_EQ(state_shown(*opened), state_shown(*original));
+}
+
+TEST_F(Terminal, WhatAForkByValueCannotCarryIsSaid) {
+  auto environment = terminal();
+  auto expect_refused = [&](const std::string& why) {
+    try {
+      snapshot_of(*environment);
+      ADD_FAILURE() << "not refused: " << why;
+    } catch (const common::NotForkable& e) {
+      EXPECT_THAT(e.what(), HasSubstr(why));
+    }
+  };
+  type_until(*environment, "sleep 1000\n", "sleep 1000\n");
+  expect_refused("other processes run");
+  type_until(*environment, "\x03", "^C\nagent@sandbox");
+  type_until(*environment, "while read -p 'name? ' n; do echo \"got $n\"; done\n", "name? ");
+  expect_refused("not at its prompt");
+  EXPECT_THAT(type_until(*environment, "ann\n", "got ann").screen, HasSubstr("got ann"));
+  type_until(*environment, "\x03", "^C\nagent@sandbox");
+  type_until(*environment, "for i in 7 8\n", "\n> ");
+  expect_refused("more of a command");
+  EXPECT_THAT(type_until(*environment, "do echo i$i; done\n", "i8").screen,
+              HasSubstr("\ni7\ni8\n"));
+  type_until(*environment, "\x12", "-i-search)");
+  expect_refused("searching its history");
+  type_until(*environment, "\x07 exec 7</dev/null\n", "7</dev/null\n");
+  expect_refused("file descriptor 7");
+  EXPECT_THAT(type_until(*environment, "exec 7<&-; echo still fine\n", "\nstill").screen,
+              HasSubstr("\nstill fine\n"));
+}
+
+TEST_F(Terminal, SttyAndViModeAreCarriedByValue) {
+  auto environment = terminal();
+  type_until(*environment, "stty -ixany intr ^K; set -o vi; PS1='vi> '; clear; echo set\n",
+             "set\nvi> ");
+  type(*environment, "echo", 200, 50);
+  Fork fork = fork_of(*environment);
+  TerminalView seen = type_until(*fork.child, " ok; stty -a; sleep 1000\n", "werase");
+  EXPECT_THAT(seen.screen, StartsWith("set\nvi> echo ok; stty -a; sleep 1000\nok\n"));
+  EXPECT_THAT(seen.screen, HasSubstr("intr = ^K"));
+  EXPECT_THAT(type_until(*fork.child, "\x0b", "^K\nvi> ").screen, HasSubstr("^K\nvi>"));
+}
+
 }  // namespace
 }  // namespace espalier::envs::testing

@@ -6,6 +6,7 @@
 #include "envs/sandbox/flattener.h"
 #include "envs/sandbox/local_environment.h"
 #include "envs/sandbox/shell.h"
+#include "envs/sandbox/terminal_value.h"
 
 namespace espalier::envs::sandbox {
 namespace {
@@ -52,6 +53,9 @@ class Forking : public std::enable_shared_from_this<Forking> {
                  self.seed_ = self.sandbox_->seed();
                  self.seed_.restore = std::move(restore);
                  self.seed_.last_exit_code = self.sandbox_->last_exit_code();
+                 if (TerminalSession* terminal = self.sandbox_->terminal())
+                   self.seed_.screen =
+                       std::make_shared<const terminal::Screen>(terminal->screen().copy());
                  self.look_at_upper();
                }));
   }
@@ -147,10 +151,9 @@ class Forking : public std::enable_shared_from_this<Forking> {
 }  // namespace
 
 void dump_shell(const std::shared_ptr<Sandbox>& sandbox, Completion<std::string> done) {
-  if (sandbox->seed().spec.terminal)
-    throw common::NotForkable("not forkable: the session has a terminal");
   await_quiet(sandbox, kInspections, [=](common::Result<common::Done> quiet) {
     if (!quiet.ok()) return done(quiet.error());
+    if (sandbox->seed().spec.terminal) return dump_terminal(sandbox, done);
     sandbox->query(dump_names_query(), [=](common::Result<std::string> names) {
       if (!names.ok()) return done(names.error());
       sandbox->query(dump_state_query(names.value()), [=](common::Result<std::string> state) {

@@ -434,6 +434,7 @@ void Sandbox::fail(const std::string& why) {
                        : sandbox_error(why);
   if (start_timer_) core_->reactor.cancel(*std::exchange(start_timer_, std::nullopt));
   if (terminal_) terminal_->fail(error);
+  if (failed_) std::exchange(failed_, nullptr)(error);
   if (running_ && !running_->finishing) {
     if (running_->timer) core_->reactor.cancel(*running_->timer);
     Running running = std::move(*running_);

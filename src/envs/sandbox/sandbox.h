@@ -25,6 +25,8 @@ struct SandboxSeed {
   std::string base;              // identity of the image
   std::string restore;           // bash text that sets a dumped shell state; empty: a new session
   int last_exit_code = 0;        // what $? shows to the first command
+  // What a restored terminal shows, where the one it comes from is at hand.
+  std::shared_ptr<const terminal::Screen> screen;
 };
 
 /// Keeps a frozen sandbox, whose process namespace its copies live in, until the last of them is
@@ -84,6 +86,9 @@ class Sandbox : public std::enable_shared_from_this<Sandbox> {
     seed_.layers = std::move(layers);
   }
   int last_exit_code() const { return last_exit_code_; }
+  void set_last_exit_code(int code) { last_exit_code_ = code; }
+  /// Called when nothing works any more; null: nobody is.
+  void on_failure(std::function<void(std::exception_ptr)> failed) { failed_ = std::move(failed); }
 
   void run(std::string command, Deadline deadline, Completion<Observation> done);
   void type(Typing typing, Completion<TerminalView> done);
@@ -131,6 +136,7 @@ class Sandbox : public std::enable_shared_from_this<Sandbox> {
   void start_shell();
   void start_terminal();
   void terminal_started(const wire::InitReply& reply);
+  void raise_curtain();
   void await_prompt();
   void terminal_ready();
   void give_to_user(const Pipe& command, const Pipe& output) const;
@@ -186,6 +192,7 @@ class Sandbox : public std::enable_shared_from_this<Sandbox> {
   std::unique_ptr<TerminalSession> terminal_;
   Fd copied_terminal_;  // of a copied session, until it has started
   std::optional<Reactor::TimerId> start_timer_;
+  std::function<void(std::exception_ptr)> failed_;
   std::string command_pending_;
   std::string status_text_;
   OutputBuffer output_buffer_;

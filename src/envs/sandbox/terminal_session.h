@@ -60,9 +60,12 @@ class TerminalSession {
   /// Takes over from the terminal of the session this one's is a copy of: screen, output that was
   /// not seen yet, keys that were not taken.
   void continue_from(const TerminalSession& other);
+  bool has_ended() const { return exit_code_.has_value(); }
   /// Keys that the session has not taken yet.
   const std::string& untaken() const { return untaken_; }
   const Fd& master() const { return master_; }
+  /// Shows bytes that the session did not write.
+  void draw(std::string_view bytes) { screen_.feed(bytes); }
   /// Forgets what was written since the last view.
   void forget_output() { output_.take(); }
 

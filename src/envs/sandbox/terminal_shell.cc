@@ -1,17 +1,173 @@
 #include "envs/sandbox/terminal_shell.h"
 
+#include <algorithm>
+#include <cstdio>
+#include <cstring>
+
+#include "common/error.h"
 #include "envs/sandbox/shell.h"
 
 namespace espalier::envs::sandbox {
+namespace {
 
-std::vector<std::string> terminal_shell_argv() { return {"bash", "--norc", "--noprofile", "-i"}; }
+constexpr std::string_view kLineMark = "#espalier-line ";
 
-std::string terminal_setup_text(const std::string& restore) {
-  std::string out = "exec " + std::to_string(kShellStateFd) +
-                    "<&-\n"
-                    "builtin unset PROMPT_COMMAND\n"
-                    "PS1='\\u@\\h:\\w\\$ '\n";
-  return out + restore + "builtin printf '\\033]espalier;ready\\033\\\\'\n";
+/// $'…' of any bytes but NUL, in printable ASCII: control characters would mean something to the
+/// terminal on their way.
+std::string quote_bytes(std::string_view bytes) {
+  std::string out = "$'";
+  for (unsigned char c : bytes) {
+    if (c == '\'' || c == '\\') {
+      out += {'\\', char(c)};
+    } else if (c >= 0x20 && c < 0x7f) {
+      out += char(c);
+    } else if (c != 0) {
+      char code[8];
+      std::snprintf(code, sizeof code, "\\%03o", c);
+      out += code;
+    }
+  }
+  return out + "'";
+}
+
+/// The last row that these bytes leave on an empty terminal.
+std::string row_shown(const std::string& bytes, TerminalSize size) {
+  terminal::Screen screen(size);
+  for (char c : bytes) {
+    if (c == '\n') screen.feed("\r");
+    if (c != '\001' && c != '\002') screen.feed({&c, 1});
+  }
+  return screen.row(screen.cursor_row());
+}
+
+}  // namespace
+
+std::vector<std::string> terminal_shell_argv(bool restore) {
+  // After a start-up file, and only then, $? is what its last command left.
+  if (!restore) return {"bash", "--norc", "--noprofile", "-i"};
+  return {"bash", "--noprofile", "--rcfile", "/dev/fd/" + std::to_string(kShellStateFd), "-i"};
+}
+
+std::string terminal_setup_text(const std::string& restore, int last_exit_code) {
+  std::string out = "exec " + std::to_string(kShellStateFd) + "<&-\nbuiltin unset PROMPT_COMMAND\n";
+  for (const char* keymap : {"emacs-standard", "vi-insert", "vi-command"})
+    out += std::string("builtin bind -m ") + keymap +
+           " -x '\"\\e[9999~\":{ builtin printf \"\\033]espalier;ask;%d\\033\\134\" $?;"
+           "IFS= builtin read -rsd \"\" __espalier;builtin eval \"$__espalier\"; } 2>/dev/null'\n";
+  const std::string ready = "builtin printf '\\033]espalier;ready\\033\\134'\n";
+  if (restore.empty()) return out + "PS1='\\u@\\h:\\w\\$ '\n" + ready;
+  // Debian's bash has read its system-wide file by now.
+  out += "builtin unset -f command_not_found_handle\nbuiltin unalias -a\n" + restore;
+  bool ends_on_error = restore.find("set -o errexit\n") != std::string::npos;
+  if (last_exit_code != 0 && !ends_on_error)
+    out += "(builtin exit " + std::to_string(last_exit_code) + ")\n";
+  return out;
+}
+
+std::string terminal_script(const std::string& text) {
+  return "builtin unset __espalier;builtin printf '\\033]espalier;answer\\033\\134';" + text +
+         ";builtin printf '\\033]espalier;done\\033\\134'";
+}
+
+std::string why_not_at_prompt(const TerminalModes& modes, const terminal::Screen& screen) {
+  const ::termios& t = modes.settings;
+  if (t.c_lflag & (ICANON | ECHO) || t.c_iflag & ICRNL) return "bash is not at its prompt";
+  if (t.c_oflag & OPOST &&
+      (t.c_oflag & (OLCUC | OCRNL | ONOCR | ONLRET) || (t.c_oflag & TABDLY) == TAB3))
+    return "the terminal changes what is written to it";
+  if (screen.row(screen.cursor_row()).find("-i-search)") != std::string::npos)
+    return "bash is searching its history";
+  if (screen.alternate()) return "the alternate screen is shown";
+  return "";
+}
+
+std::string terminal_prompt_query() {
+  return "builtin compgen -v;builtin printf '\\0%s\\0%s\\0%s\\0%s\\0' \"$READLINE_LINE\" "
+         "\"$READLINE_POINT\" \"${PS1@P}\" \"${PS2@P}\";"
+         "__espalier=$(HISTTIMEFORMAT= builtin history);"
+         "__espalier=${__espalier#\"${__espalier%%[! ]*}\"};"
+         "__espalier=${__espalier%%[!0-9]*};"
+         "__espalier_end='\\!';__espalier_end=${__espalier_end@P};"
+         "if [[ $__espalier ]];then for((;__espalier<__espalier_end;++__espalier));do "
+         "builtin fc -ln $__espalier $__espalier;builtin printf '\\0';done;fi;"
+         "builtin unset __espalier __espalier_end";
+}
+
+PromptState parse_prompt_state(const std::string& answer) {
+  std::vector<std::string> parts;
+  size_t start = 0;
+  for (size_t end; (end = answer.find('\0', start)) != std::string::npos; start = end + 1)
+    parts.push_back(answer.substr(start, end - start));
+  if (parts.size() < 5) throw common::NotForkable("not forkable: the shell's answer is incomplete");
+  PromptState out;
+  for (size_t at = 0, end; (end = parts[0].find('\n', at)) != std::string::npos; at = end + 1) {
+    std::string name = parts[0].substr(at, end - at);
+    if (name.rfind("READLINE_", 0) != 0 && name.rfind("__espalier", 0) != 0)
+      out.names += name + "\n";
+  }
+  out.line = parts[1];
+  out.point = parts[2];
+  out.prompt = parts[3];
+  out.next_prompt = parts[4];
+  for (size_t i = 5; i < parts.size(); ++i) {
+    std::string entry = parts[i];  // "\t entry\n"
+    if (entry.size() > 2) out.history.push_back(entry.substr(2, entry.size() - 3));
+  }
+  return out;
+}
+
+std::string why_not_first_prompt(const PromptState& state, const terminal::Screen& screen) {
+  std::string first = row_shown(state.prompt, screen.size());
+  if (first.empty() || first == row_shown(state.next_prompt, screen.size()))
+    return "bash's prompt does not tell a new command from one that goes on";
+  int highest = screen.cursor_row() - 1 - int(state.line.size()) / screen.size().columns;
+  for (int row = screen.cursor_row(); row >= std::max(highest, 0); --row)
+    if (screen.row(row).rfind(first, 0) == 0) return "";
+  return "bash waits for more of a command";
+}
+
+std::string terminal_restore_text(const std::string& shell, const PromptState& state,
+                                  const std::string& settings, const terminal::Screen& screen) {
+  std::string out;
+  if (!state.line.empty())
+    out += std::string(kLineMark) + state.point + " " + quote_bytes(state.line) + "\n";
+  out += "builtin history -c\n";
+  for (const std::string& entry : state.history)
+    out += "builtin history -s -- " + quote_bytes(entry) + "\n";
+  if (!settings.empty()) out += "stty " + settings + "\n";
+  out += "builtin printf '\\033]espalier;ready\\033\\134'\nbuiltin printf %s " +
+         quote_bytes(screen.redraw()) + "\nbuiltin printf '\\033]espalier;curtain\\033\\134'\n";
+  return out + shell;
+}
+
+std::optional<std::string> restored_line_script(const std::string& restore) {
+  if (restore.rfind(kLineMark, 0) != 0) return std::nullopt;
+  size_t point = kLineMark.size(), line = restore.find(' ', point) + 1;
+  return "READLINE_LINE=" + restore.substr(line, restore.find('\n') - line) +
+         ";READLINE_POINT=" + restore.substr(point, line - 1 - point);
+}
+
+std::string stty_arguments(const ::termios& initial, ::termios now) {
+  now.c_lflag =
+      (now.c_lflag & ~tcflag_t(ICANON | ECHO | ISIG)) | (initial.c_lflag & (ICANON | ECHO | ISIG));
+  now.c_iflag =
+      (now.c_iflag & ~tcflag_t(ICRNL | INLCR | IXON)) | (initial.c_iflag & (ICRNL | INLCR | IXON));
+  for (int special : {VMIN, VTIME, VLNEXT, VDISCARD}) now.c_cc[special] = initial.c_cc[special];
+  if (now.c_iflag == initial.c_iflag && now.c_oflag == initial.c_oflag &&
+      now.c_cflag == initial.c_cflag && now.c_lflag == initial.c_lflag &&
+      std::memcmp(now.c_cc, initial.c_cc, sizeof now.c_cc) == 0)
+    return "";
+  char text[16];
+  std::string out;
+  for (tcflag_t flags : {now.c_iflag, now.c_oflag, now.c_cflag, now.c_lflag}) {
+    std::snprintf(text, sizeof text, "%x:", flags);
+    out += text;
+  }
+  for (size_t i = 0; i < sizeof now.c_cc; ++i) {
+    std::snprintf(text, sizeof text, i ? ":%x" : "%x", now.c_cc[i]);
+    out += text;
+  }
+  return out;
 }
 
 }  // namespace espalier::envs::sandbox

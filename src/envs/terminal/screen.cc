@@ -186,23 +186,26 @@ bool Screen::cursor_visible() const { return state_->visible; }
 bool Screen::alternate() const { return state_->grid.alternate(); }
 std::string Screen::title() const { return state_->title; }
 
-std::string Screen::text() const {
+std::string Screen::row(int row) const {
   const Grid& grid = state_->grid;
   std::string out;
-  for (int row = 0; row < grid.size().rows; ++row) {
-    size_t end = out.size();
-    for (int column = 0; column < grid.size().columns; ++column) {
-      char32_t character = grid.cell(row, column).character;
-      if (character == Grid::kRightHalf) continue;
-      if (character == 0)
-        out += ' ';
-      else
-        out += grid.character(row, column);
-      if (character != 0 && character != ' ') end = out.size();
-    }
-    out.resize(end);
-    if (row + 1 < grid.size().rows) out += '\n';
+  size_t end = 0;
+  for (int column = 0; column < grid.size().columns; ++column) {
+    char32_t character = grid.cell(row, column).character;
+    if (character == Grid::kRightHalf) continue;
+    if (character == 0)
+      out += ' ';
+    else
+      out += grid.character(row, column);
+    if (character != 0 && character != ' ') end = out.size();
   }
+  out.resize(end);
+  return out;
+}
+
+std::string Screen::text() const {
+  std::string out = row(0);
+  for (int i = 1; i < size().rows; ++i) out += '\n' + row(i);
   return out;
 }
 

@@ -41,6 +41,7 @@ class Screen {
 
   /// The rows, joined by newlines, without blanks at their ends; trailing empty rows are kept.
   std::string text() const;
+  std::string row(int row) const;
   int cursor_row() const;
   int cursor_column() const;
   bool cursor_visible() const;
