@@ -311,7 +311,7 @@ TEST_F(Terminal, AForkByValueShowsTheSameAndGoesOnTheSame) {
   std::string of_child = state_shown(*fork.child);
   EXPECT_THAT(of_child, HasSubstr("$ echo \"[$x]\" $?\n[a  b] 9\n"));
   EXPECT_THAT(of_child, HasSubstr("\nf:a  b\n/app/d\nwritten\n2\n"));
-  EXPECT_THAT(of_child, HasSubstr("for i in 1 2"));
+  EXPECT_THAT(of_child, HasSubstr("for i in 1 2; do :; done; echo written"));
   EXPECT_EQ(state_shown(*parent), of_child);
   type_until(*fork.child, "echo changed >file; x=changed; echo $x\n", "\nchanged");
   EXPECT_THAT(type_until(*parent, "cat file; f\n", "written\nf:").screen, HasSubstr("\nf:a  b\n"));

@@ -15,7 +15,7 @@ constexpr int kInspections = 10;
 constexpr auto kInspectionPause = std::chrono::milliseconds(3);
 
 std::string why_not(const Inspection& seen) {
-  if (!seen.shell_busy.empty()) return seen.shell_busy;
+  if (seen.other_processes == 0) return seen.shell_busy;
   return std::to_string(seen.other_processes) +
          " other processes run beside the shell; a fork by value carries files and the shell only";
 }

@@ -30,14 +30,23 @@ std::string quote_bytes(std::string_view bytes) {
   return out + "'";
 }
 
-/// The last row that these bytes leave on an empty terminal.
-std::string row_shown(const std::string& bytes, TerminalSize size) {
+/// What a prompt leaves on an empty terminal.
+terminal::Screen shown_prompt(const std::string& prompt, TerminalSize size) {
   terminal::Screen screen(size);
-  for (char c : bytes) {
+  for (char c : prompt) {
     if (c == '\n') screen.feed("\r");
     if (c != '\001' && c != '\002') screen.feed({&c, 1});
   }
-  return screen.row(screen.cursor_row());
+  return screen;
+}
+
+/// Restored while bash starts, history would take up the lines that restore the rest; bash turns it
+/// on itself.
+std::string without_history_option(std::string shell) {
+  const std::string option = "\nset -o history\n";
+  size_t at = shell.rfind(option);
+  if (at != std::string::npos) shell.erase(at, option.size() - 1);
+  return shell;
 }
 
 }  // namespace
@@ -82,8 +91,8 @@ std::string why_not_at_prompt(const TerminalModes& modes, const terminal::Screen
 }
 
 std::string terminal_prompt_query() {
-  return "builtin compgen -v;builtin printf '\\0%s\\0%s\\0%s\\0%s\\0' \"$READLINE_LINE\" "
-         "\"$READLINE_POINT\" \"${PS1@P}\" \"${PS2@P}\";"
+  return "builtin compgen -v;builtin printf '\\0%s\\0%s\\0%s\\0%s\\0%s\\0' \"$READLINE_LINE\" "
+         "\"$READLINE_POINT\" \"${READLINE_LINE:0:READLINE_POINT}\" \"${PS1@P}\" \"${PS2@P}\";"
          "__espalier=$(HISTTIMEFORMAT= builtin history);"
          "__espalier=${__espalier#\"${__espalier%%[! ]*}\"};"
          "__espalier=${__espalier%%[!0-9]*};"
@@ -98,7 +107,7 @@ PromptState parse_prompt_state(const std::string& answer) {
   size_t start = 0;
   for (size_t end; (end = answer.find('\0', start)) != std::string::npos; start = end + 1)
     parts.push_back(answer.substr(start, end - start));
-  if (parts.size() < 5) throw common::NotForkable("not forkable: the shell's answer is incomplete");
+  if (parts.size() < 6) throw common::NotForkable("not forkable: the shell's answer is incomplete");
   PromptState out;
   for (size_t at = 0, end; (end = parts[0].find('\n', at)) != std::string::npos; at = end + 1) {
     std::string name = parts[0].substr(at, end - at);
@@ -107,9 +116,10 @@ PromptState parse_prompt_state(const std::string& answer) {
   }
   out.line = parts[1];
   out.point = parts[2];
-  out.prompt = parts[3];
-  out.next_prompt = parts[4];
-  for (size_t i = 5; i < parts.size(); ++i) {
+  out.before_point = parts[3];
+  out.prompt = parts[4];
+  out.next_prompt = parts[5];
+  for (size_t i = 6; i < parts.size(); ++i) {
     std::string entry = parts[i];  // "\t entry\n"
     if (entry.size() > 2) out.history.push_back(entry.substr(2, entry.size() - 3));
   }
@@ -117,13 +127,16 @@ PromptState parse_prompt_state(const std::string& answer) {
 }
 
 std::string why_not_first_prompt(const PromptState& state, const terminal::Screen& screen) {
-  std::string first = row_shown(state.prompt, screen.size());
-  if (first.empty() || first == row_shown(state.next_prompt, screen.size()))
+  terminal::Screen first = shown_prompt(state.prompt, screen.size());
+  terminal::Screen next = shown_prompt(state.next_prompt, screen.size());
+  int prompt_row = first.cursor_row();
+  std::string wanted = first.row(prompt_row);
+  if (wanted.empty() || wanted == next.row(next.cursor_row()))
     return "bash's prompt does not tell a new command from one that goes on";
-  int highest = screen.cursor_row() - 1 - int(state.line.size()) / screen.size().columns;
-  for (int row = screen.cursor_row(); row >= std::max(highest, 0); --row)
-    if (screen.row(row).rfind(first, 0) == 0) return "";
-  return "bash waits for more of a command";
+  first.feed(state.before_point + " \b");  // readline leaves a full row at once
+  int row = screen.cursor_row() - (first.cursor_row() - prompt_row);
+  bool stands = row >= 0 && screen.row(row).rfind(wanted, 0) == 0;
+  return stands ? "" : "bash waits for more of a command";
 }
 
 std::string terminal_restore_text(const std::string& shell, const PromptState& state,
@@ -137,7 +150,7 @@ std::string terminal_restore_text(const std::string& shell, const PromptState& s
   if (!settings.empty()) out += "stty " + settings + "\n";
   out += "builtin printf '\\033]espalier;ready\\033\\134'\nbuiltin printf %s " +
          quote_bytes(screen.redraw()) + "\nbuiltin printf '\\033]espalier;curtain\\033\\134'\n";
-  return out + shell;
+  return out + without_history_option(shell);
 }
 
 std::optional<std::string> restored_line_script(const std::string& restore) {

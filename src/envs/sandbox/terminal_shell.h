@@ -43,9 +43,10 @@ std::string terminal_prompt_query();
 struct PromptState {
   std::string names;  // of variables, a line each
   std::string line;
-  std::string point;
-  std::string prompt;       // PS1 and
-  std::string next_prompt;  // PS2, as they are shown
+  std::string point;         // where the cursor is in it, as bash counts
+  std::string before_point;  // the part of the line up to there
+  std::string prompt;        // PS1 and
+  std::string next_prompt;   // PS2, as they are shown
   std::vector<std::string> history;
 };
 /// Errors: NotForkable when the answer is incomplete.
