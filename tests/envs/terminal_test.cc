@@ -345,7 +345,7 @@ TEST_F(Terminal, WhatAForkByValueCannotCarryIsSaid) {
   expect_refused("not at its prompt");
   EXPECT_THAT(type_until(*environment, "ann\n", "got ann").screen, HasSubstr("got ann"));
   type_until(*environment, "\x03", "^C\nagent@sandbox");
-  type_until(*environment, "for i in 7 8\n", "\n> ");
+  type_until(*environment, "for i in 7 8\n", "\n>\n");
   expect_refused("more of a command");
   EXPECT_THAT(type_until(*environment, "do echo i$i; done\n", "i8").screen,
               HasSubstr("\ni7\ni8\n"));
@@ -360,13 +360,13 @@ TEST_F(Terminal, WhatAForkByValueCannotCarryIsSaid) {
 TEST_F(Terminal, SttyAndViModeAreCarriedByValue) {
   auto environment = terminal();
   type_until(*environment, "stty -ixany intr ^K; set -o vi; PS1='vi> '; clear; echo set\n",
-             "set\nvi> ");
+             "set\nvi>");
   type(*environment, "echo", 200, 50);
   Fork fork = fork_of(*environment);
   TerminalView seen = type_until(*fork.child, " ok; stty -a; sleep 1000\n", "werase");
   EXPECT_THAT(seen.screen, StartsWith("set\nvi> echo ok; stty -a; sleep 1000\nok\n"));
   EXPECT_THAT(seen.screen, HasSubstr("intr = ^K"));
-  EXPECT_THAT(type_until(*fork.child, "\x0b", "^K\nvi> ").screen, HasSubstr("^K\nvi>"));
+  EXPECT_THAT(type_until(*fork.child, "\x0b", "^K\nvi>").screen, HasSubstr("^K\nvi>"));
 }
 
 }  // namespace
