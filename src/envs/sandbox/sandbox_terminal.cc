@@ -11,7 +11,6 @@
 namespace espalier::envs::sandbox {
 namespace {
 
-constexpr auto kStartTimeout = std::chrono::seconds(30);
 constexpr auto kPromptPause = std::chrono::microseconds(300);
 
 }  // namespace
@@ -42,11 +41,7 @@ void Sandbox::start_terminal() {
   shell_ticket_ = send_init(std::move(message), fds, [self](common::Result<wire::InitReply> r) {
     if (r.ok()) self->terminal_started(r.value());
   });
-  start_timer_ = core_->reactor.call_at(Clock::now() + kStartTimeout, [self] {
-    self->start_timer_.reset();
-    self->kill(nullptr);
-    self->fail("the session did not come to its prompt within 30 s of its start");
-  });
+  await_start();
 }
 
 void Sandbox::terminal_started(const wire::InitReply& reply) {
