@@ -9,6 +9,7 @@
 #include "app/env_check.h"
 #include "app/env_clean.h"
 #include "app/env_shell.h"
+#include "app/env_terminal.h"
 #include "app/session.h"
 #include "common/error.h"
 #include "common/stop.h"
@@ -116,23 +117,29 @@ void add_run(CLI::App& env, int& exit_code) {
 
 // ---- shell ----
 
-int shell(const std::string& name) {
+int shell(const std::string& name, bool on_terminal) {
   Workbench bench;
   envs::TaskPtr task = bench.sources->load(name);
-  envs::EnvironmentPtr environment = bench.start(*task);
-  return run_env_shell(*environment, *task);
+  if (!on_terminal) return run_env_shell(*bench.start(*task), *task);
+  envs::Task with_terminal = *task;
+  with_terminal.environment.terminal = terminal_size_of_stdin();
+  with_terminal.environment.limits.output_bytes = 0;  // a person sees all of it
+  return run_env_terminal(*bench.start(with_terminal), *task);
 }
 
 void add_shell(CLI::App& env, int& exit_code) {
   auto task = std::make_shared<std::string>();
+  auto on_terminal = std::make_shared<bool>(false);
   CLI::App* command =
       env.add_subcommand("shell", "Sit in the agent's place: type commands into a task's sandbox");
   command->add_option("task", *task, kTaskHelp)->required();
+  command->add_flag("--terminal", *on_terminal,
+                    "a whole terminal, key by key, in place of one command at a time");
   command->footer(
       "The prompt shows the last command's exit code unless it is 0. Ctrl-C ends the running "
       "command;\n"
       "`exit` or the end of input ends the session, and the verifier says what it was worth.");
-  command->callback([task, &exit_code] { exit_code = shell(*task); });
+  command->callback([task, on_terminal, &exit_code] { exit_code = shell(*task, *on_terminal); });
 }
 
 // ---- check ----

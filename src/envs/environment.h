@@ -61,6 +61,7 @@ struct Typing {
   std::string keys;                         // bytes, as the terminal would send them
   std::chrono::milliseconds at_most{1000};  // the view is taken then at the latest
   std::chrono::milliseconds quiet{0};       // … or after this long without output; 0: not before
+  std::optional<TerminalSize> size = {};    // that the terminal is given first; none: as it is
 };
 
 /// What a terminal shows.

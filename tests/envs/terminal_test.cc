@@ -54,6 +54,25 @@ TEST_F(Terminal, IsOfTheSizeAndKindAskedFor) {
   EXPECT_EQ(std::count(seen.screen.begin(), seen.screen.end(), '\n'), 29);
 }
 
+TEST_F(Terminal, ChangesItsSize) {
+  auto environment = terminal();
+  type_until(*environment, "trap 'stty size' WINCH\n", "WINCH\n");
+  Typing typing;
+  typing.size = TerminalSize{90, 20};
+  auto resize = [&] {
+    return common::await<TerminalView>(
+        [&](auto done) { environment->type(typing, std::move(done)); });
+  };
+  resize();
+  TerminalView seen = type_until(*environment, "\n", "20 90\n");
+  EXPECT_THAT(seen.screen, HasSubstr("\n20 90\n"));
+  EXPECT_EQ(std::count(seen.screen.begin(), seen.screen.end(), '\n'), 19);
+  EXPECT_THAT(type_until(*fork_of(*environment).child, "clear; stty size\n", "20 90\n").screen,
+              HasSubstr("20 90\n"));
+  typing.size = TerminalSize{0, 20};
+  EXPECT_THROW(resize(), common::SandboxError);
+}
+
 TEST_F(Terminal, HasJobControl) {
   auto environment = terminal();
   type_until(*environment, "sleep 1000\n", "sleep");

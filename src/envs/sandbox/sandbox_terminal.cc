@@ -118,6 +118,10 @@ void Sandbox::type(Typing typing, Completion<TerminalView> done) {
   if (!broken_.empty()) return done(sandbox_error("type into the terminal: " + broken_));
   if (!terminal_)
     return done(sandbox_error("type into the terminal: the environment was started without one"));
+  if (typing.size) {
+    terminal_->resize(*typing.size);
+    seed_.spec.terminal = typing.size;
+  }
   terminal_->type(std::move(typing), [self = shared_from_this(),
                                       done = std::move(done)](common::Result<TerminalView> r) {
     if (!r.ok()) return done(r.error());
