@@ -65,7 +65,7 @@ TEST_F(Terminal, ChangesItsSize) {
   };
   resize();
   TerminalView seen = type_until(*environment, "\n", "20 90\n");
-  EXPECT_THAT(seen.screen, HasSubstr("\n20 90\n"));
+  EXPECT_THAT(seen.screen, HasSubstr("20 90\n"));
   EXPECT_EQ(std::count(seen.screen.begin(), seen.screen.end(), '\n'), 19);
   EXPECT_THAT(type_until(*fork_of(*environment).child, "clear; stty size\n", "20 90\n").screen,
               HasSubstr("20 90\n"));

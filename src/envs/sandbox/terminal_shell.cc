@@ -91,14 +91,18 @@ std::string why_not_at_prompt(const TerminalModes& modes, const terminal::Screen
 }
 
 std::string terminal_prompt_query() {
+  // fc says what it is asked for and no more, but takes the last entry for itself.
   return "builtin compgen -v;builtin printf '\\0%s\\0%s\\0%s\\0%s\\0%s\\0' \"$READLINE_LINE\" "
          "\"$READLINE_POINT\" \"${READLINE_LINE:0:READLINE_POINT}\" \"${PS1@P}\" \"${PS2@P}\";"
          "__espalier=$(HISTTIMEFORMAT= builtin history);"
          "__espalier=${__espalier#\"${__espalier%%[! ]*}\"};"
          "__espalier=${__espalier%%[!0-9]*};"
-         "__espalier_end='\\!';__espalier_end=${__espalier_end@P};"
+         "__espalier_end=$(HISTTIMEFORMAT= builtin history 1);"
+         "__espalier_end=${__espalier_end#\"${__espalier_end%%[! ]*}\"};"
+         "__espalier_end=${__espalier_end%%[!0-9]*};"
          "if [[ $__espalier ]];then for((;__espalier<__espalier_end;++__espalier));do "
-         "builtin fc -ln $__espalier $__espalier;builtin printf '\\0';done;fi;"
+         "builtin fc -ln $__espalier $__espalier;builtin printf '\\0';done;"
+         "HISTTIMEFORMAT= builtin history 1;builtin printf '\\0';fi;"
          "builtin unset __espalier __espalier_end";
 }
 
@@ -120,8 +124,12 @@ PromptState parse_prompt_state(const std::string& answer) {
   out.prompt = parts[4];
   out.next_prompt = parts[5];
   for (size_t i = 6; i < parts.size(); ++i) {
-    std::string entry = parts[i];  // "\t entry\n"
-    if (entry.size() > 2) out.history.push_back(entry.substr(2, entry.size() - 3));
+    // "\t entry\n"; the last "  NUMBER  entry\n"
+    bool last = i + 1 == parts.size();
+    size_t number = last ? parts[i].find_first_not_of(' ') : 0;
+    size_t at = last ? parts[i].find_first_not_of("0123456789", number) : 0;
+    if (at != std::string::npos && parts[i].size() > at + 2)
+      out.history.push_back(parts[i].substr(at + 2, parts[i].size() - at - 3));
   }
   return out;
 }
