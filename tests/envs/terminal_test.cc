@@ -297,7 +297,7 @@ TEST_F(Terminal, RootIsTheSessionsUserWhereAskedFor) {
   EXPECT_NE(run(*create(), "touch /etc/mine").exit_code, 0);
 }
 
-// ---- by value ----
+// ---- forks and snapshots ----
 
 /// A prompt with a history, a directory, variables, a failed command, a file, and half a line.
 void make_state(Environment& environment) {
@@ -312,11 +312,12 @@ void make_state(Environment& environment) {
 std::string state_shown(Environment& environment) {
   std::string shown = type_until(environment, "\005?\n", "b] ").screen;
   shown +=
-      type_until(environment, "f; pwd; cat file; echo ${#Y}; fc -ln 1 3; tty\n", "pts/0").screen;
+      type_until(environment, "f; pwd; cat file; echo ${#Y}; fc -ln 1 3; echo en'd'\n", "\nend\n")
+          .screen;
   return shown;
 }
 
-TEST_F(Terminal, AForkByValueShowsTheSameAndGoesOnTheSame) {
+TEST_F(Terminal, AForkShowsTheSameAndGoesOnTheSame) {
   auto parent = terminal();
   make_state(*parent);
   TerminalView before = type(*parent, "", 0);
@@ -381,11 +382,11 @@ TEST_F(Terminal, SttyAndViModeAreCarriedByValue) {
   type_until(*environment, "stty -ixany intr ^K; set -o vi; PS1='vi> '; clear; echo set\n",
              "set\nvi>");
   type(*environment, "echo", 200, 50);
-  Fork fork = fork_of(*environment);
-  TerminalView seen = type_until(*fork.child, " ok; stty -a; sleep 1000\n", "werase");
+  auto opened = open(snapshot_of(*environment));
+  TerminalView seen = type_until(*opened, " ok; stty -a; sleep 1000\n", "werase");
   EXPECT_THAT(seen.screen, StartsWith("set\nvi> echo ok; stty -a; sleep 1000\nok\n"));
   EXPECT_THAT(seen.screen, HasSubstr("intr = ^K"));
-  EXPECT_THAT(type_until(*fork.child, "\x0b", "^K\nvi>").screen, HasSubstr("^K\nvi>"));
+  EXPECT_THAT(type_until(*opened, "\x0b", "^K\nvi>").screen, HasSubstr("^K\nvi>"));
 }
 
 }  // namespace

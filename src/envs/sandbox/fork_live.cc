@@ -56,7 +56,7 @@ class LiveForking : public std::enable_shared_from_this<LiveForking> {
   /// By value all is lost but the shell's state; that is right where the shell is all there is.
   void refused(const FreezeAnswer& answer) {
     if (state_->closed) return cancelled();
-    bool shell = answer.outcome & wire::kIsBash && !state_->sandbox->seed().spec.terminal;
+    bool shell = answer.outcome & wire::kIsBash;
     if (!shell) return done_(not_forkable(answer.why));
     by_value();
   }
