@@ -2,6 +2,8 @@
 
 #include <fmt/core.h>
 
+#include "common/error.h"
+
 namespace espalier::app {
 
 std::unique_ptr<tree::AdvantageEstimator> estimator_of(const common::Config& config) {
@@ -31,7 +33,13 @@ std::unique_ptr<tree::ForkRule> fork_rule_of(const common::Config& config) {
   options.consecutive_penalty = tree.consecutive_penalty;
   options.visit_penalty = tree.visit_penalty;
   options.exploration = tree.exploration;
-  return tree::make_fork_rule(tree.fork_rule, options);
+  auto rule = tree::make_fork_rule(tree.fork_rule, options);
+  if (rule->decides_after_sampling() || rule->looks_back())
+    throw common::ConfigError(
+        fmt::format("algorithm.tree.fork_rule: '{}' decides after the action was sampled; rollouts "
+                    "fork before it only: none, uniform, online_entropy, voi",
+                    tree.fork_rule));
+  return rule;
 }
 
 std::vector<std::string> algorithm_warnings(const tree::AdvantageEstimator& estimator,
