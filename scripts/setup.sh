@@ -22,7 +22,7 @@ done
 
 PACKAGES=(g++ cmake ninja-build ccache pkg-config git ca-certificates
   libtbb-dev libhdf5-dev libyaml-cpp-dev libeigen3-dev libcli11-dev nlohmann-json3-dev
-  libspdlog-dev libfmt-dev libseccomp-dev libarchive-dev libzstd-dev libvterm-dev libtoml11-dev libssl-dev zlib1g-dev
+  libspdlog-dev libfmt-dev libseccomp-dev libarchive-dev libzstd-dev libvterm-dev libtoml11-dev libssl-dev libcurl4-openssl-dev zlib1g-dev
   protobuf-compiler libprotobuf-dev libgtest-dev libgmock-dev
   python3 python3-pip python3-venv clang-format clang-tidy)
 [ "$TESTS" = 1 ] && PACKAGES+=(python3-h5py slirp4netns iproute2)

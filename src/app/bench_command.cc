@@ -117,6 +117,9 @@ void add_bench_command(CLI::App& app, int& exit_code) {
   fork->add_option("--kept", arguments->fork.kept, "forks kept while their memory is measured")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
+  fork->add_option("--engine-image", arguments->fork.engine_image,
+                   "image for the container engine's commit + run + exec")
+      ->capture_default_str();
   fork->add_option("--only", arguments->fork.only, "parts to measure (default: all)")
       ->check(CLI::IsMember(fork_bench_parts()))
       ->delimiter(',');

@@ -19,6 +19,7 @@
 #include "common/error.h"
 #include "common/files.h"
 #include "common/stop.h"
+#include "envs/container/backend.h"
 
 namespace espalier::app {
 namespace {
@@ -26,6 +27,7 @@ namespace {
 using Json = nlohmann::json;
 
 constexpr int kForksOfOneParent = 8;  // then a fresh one: as deep as an episode forks
+constexpr int kShareOfEngine = 2;     // an engine's round is a few hundred times as dear
 constexpr auto kRateTime = std::chrono::seconds(3);
 constexpr size_t kStateMegabytes = 64;  // of the large snapshot
 const std::vector<std::string> kPrefix = {"mkdir -p a/b", "cd a/b",
@@ -353,8 +355,21 @@ void Measurement::python() {
 
 void Measurement::engine() {
   figures_["engine_commit_run_exec_ms"] = nullptr;
-  figures_["engine_commit_run_exec_ms_why"] = "no container-engine backend";
   figures_["ratio_engine"] = nullptr;
+  envs::ContainerOptions options;
+  options.image = bench_.engine_image;
+  try {
+    const envs::EngineTimings timings =
+        envs::time_commit_run_exec(options, std::max(1, bench_.repetitions / kShareOfEngine));
+    const Json engine = spread(timings.commit_run_exec_ms);
+    figures_["engine"] = timings.engine;
+    figures_["engine_commit_run_exec_ms"] = engine;
+    const Json live = figures_.value("live_fork_ms", Json());
+    if (live.is_object())
+      figures_["ratio_engine"] = engine["median"].get<double>() / live["median"].get<double>();
+  } catch (const common::Error& error) {
+    figures_["engine_commit_run_exec_ms_why"] = error.what();
+  }
 }
 
 struct Part {

@@ -9,9 +9,10 @@
 namespace espalier::app {
 
 struct ForkBench {
-  int repetitions = 50;           // rounds of a figure; the dear ones take fewer
-  int kept = 1000;                // forks kept while their memory is measured
-  std::vector<std::string> only;  // parts to measure; empty: all
+  int repetitions = 50;  // rounds of a figure; the dear ones take fewer
+  int kept = 1000;       // forks kept while their memory is measured
+  std::string engine_image = "localhost/espalier-host:latest";  // scripts/container_engine.sh
+  std::vector<std::string> only;                                // parts to measure; empty: all
 };
 
 /// The parts' names, in the order in which they are measured.

@@ -5,12 +5,31 @@
 #include <nlohmann/json.hpp>
 
 #include "common/error.h"
+#include "envs/container/backend.h"
 #include "envs/sandbox/leftovers.h"
 
 namespace espalier::app {
 
+namespace {
+
+/// The container engine's, where there is one.
+void add_containers(std::vector<envs::Leftover>& all, bool dry_run) {
+  try {
+    const envs::ContainerLeftovers found = envs::clean_containers("", dry_run);
+    for (const std::string& id : found.containers) all.push_back({"container", id, ""});
+    for (const std::string& id : found.images) all.push_back({"container image", id, ""});
+  } catch (const common::Unsupported&) {
+    // No engine: nothing of ours can be in it.
+  } catch (const common::SandboxError& error) {
+    all.push_back({"container", "", error.what()});
+  }
+}
+
+}  // namespace
+
 int run_env_clean(bool dry_run, bool as_json) {
-  const std::vector<envs::Leftover> all = envs::sweep_leftovers(!dry_run);
+  std::vector<envs::Leftover> all = envs::sweep_leftovers(!dry_run);
+  add_containers(all, dry_run);
   size_t failed = 0;
   nlohmann::json list = nlohmann::json::array();
   for (const envs::Leftover& leftover : all) {

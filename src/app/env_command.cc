@@ -239,7 +239,8 @@ void add_clean(CLI::App& env, int& exit_code) {
   };
   auto arguments = std::make_shared<Arguments>();
   CLI::App* command = env.add_subcommand(
-      "clean", "Remove what killed processes left: control groups, temporary directories");
+      "clean",
+      "Remove what killed processes left: control groups, temporary directories, containers");
   command->add_flag("-n,--dry-run", arguments->dry_run, "list only");
   command->add_flag("--json", arguments->as_json, "machine-readable");
   command->footer(

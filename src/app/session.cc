@@ -4,6 +4,7 @@
 
 #include "app/algorithm.h"
 #include "common/error.h"
+#include "envs/container/backend.h"
 #include "envs/limits.h"
 #include "envs/nursery/nursery.h"
 #include "envs/sandbox/backend.h"
@@ -120,6 +121,13 @@ Start start_point(const common::Config& config) {
 
 std::unique_ptr<envs::Backend> make_backend(const common::Config& config,
                                             const std::filesystem::path& snapshots) {
+  if (config.env.backend == "container") {
+    envs::ContainerOptions options;
+    options.socket = config.env.engine_socket;
+    options.image = config.env.image;
+    options.snapshot_dir = snapshots;
+    return envs::make_container_backend(options);
+  }
   check_environment(config);
   envs::SandboxOptions options;
   options.snapshot_dir = snapshots;

@@ -101,6 +101,9 @@ std::vector<Conflict> conflicts(const Config& config) {
   check_depths("sft", config.sft.depth_min, config.sft.depth_max, found);
   check_depths("eval", config.eval.depth_min, config.eval.depth_max, found);
   check_rollout(config, found);
+  if (config.env.backend == "container" && config.env.inject_delay_ms > 0)
+    found.push_back({{"env.inject_delay_ms", "env.backend"},
+                     "env.inject_delay_ms needs env.backend 'sandbox'"});
   check_selector(config.algorithm.tree, found);
   check_learner(config, found);
   return found;

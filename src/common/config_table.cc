@@ -44,6 +44,7 @@ const Choices kLoggers = {"jsonl", "tensorboard"};
 const Choices kSchedulers = {"constant", "linear", "cosine"};
 const Choices kDevices = {"auto", "cpu", "cuda"};
 const Choices kDurabilities = {"none", "batch", "sync"};
+const Choices kBackends = {"sandbox", "container"};
 const Choices kPackings = {"packed", "linear"};
 
 constexpr Range above_zero(double high) { return {0, high, true, false}; }
@@ -237,6 +238,14 @@ std::vector<Key> eval_and_trainer_keys() {
 
 std::vector<Key> env_keys() {
   return {
+      {KEY(env.backend), kBackends,
+       "What makes environments: Linux namespaces here, or a container engine (Docker, podman)"},
+      {KEY(env.image),
+       {},
+       "container: image of tasks that name none, held by the engine or an archive's path"},
+      {KEY(env.engine_socket),
+       {},
+       "container: the engine's unix socket; empty: DOCKER_HOST, or the first usual place"},
       {KEY(env.network), {}, "Whether tasks reach the network"},
       {KEY(env.memory_mb), between(8, 1048576),
        "Memory of an environment whose task does not say, MiB"},

@@ -1,4 +1,6 @@
 #include "conformance.h"
+#include "engine_service.h"
+#include "envs/container/backend.h"
 
 namespace espalier::envs::testing {
 namespace {
@@ -13,6 +15,15 @@ auto sandbox(bool SandboxOptions::*option = nullptr) {
   };
 }
 
+/// podman's service, started for the tests.
+std::unique_ptr<Backend> container(const std::filesystem::path& snapshots) {
+  ContainerOptions options;
+  options.socket = EngineService::shared().socket();
+  options.image = EngineService::shared().image();
+  options.snapshot_dir = snapshots;
+  return make_container_backend(options);
+}
+
 }  // namespace
 
 std::vector<Subject> conformance_subjects() {
@@ -22,6 +33,9 @@ std::vector<Subject> conformance_subjects() {
        .make = sandbox(&SandboxOptions::force_disk_upper),
        .lacks = {{"disk_limit", "files on disk have no cap"}}},
       {"sandbox_without_cgroups", sandbox(&SandboxOptions::force_rlimits)},
+      {.name = "container",
+       .make = container,
+       .lacks = {{"disk_limit", "engines cap a single file only on most file systems"}}},
   };
 }
 

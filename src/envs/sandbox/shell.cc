@@ -102,14 +102,17 @@ std::string shell_start_line(bool restore) {
   return line + "{ builtin printf '0\\n' >&201; } 2>/dev/null\n";
 }
 
-std::string shell_command_line(std::string_view command, int last_exit_code) {
+std::string shell_command_line(std::string_view command, int last_exit_code,
+                               std::string_view output_mark) {
   // After a syntax error bash takes a reserved word at the start of the next line for a plain word,
   // hence the colon; and it counts lines, which a fork or a replay must not change.
   std::string line = ":;LINENO=1;";
   if (last_exit_code == 1) line += "! :;";
   if (last_exit_code > 1)
     line += "__espalier(){ return " + std::to_string(last_exit_code) + "; };__espalier;";
-  line += "builtin eval " + quote(command) + " 201>&-;{ builtin printf '%d\\n' \"$?\" >&201;";
+  line += "builtin eval " + quote(command) + (output_mark.empty() ? "" : " 203>&-") +
+          " 201>&-;{ builtin printf '%d\\n' \"$?\" >&201;";
+  if (!output_mark.empty()) line += "builtin printf %s " + quote(output_mark) + " >&203;";
   if (last_exit_code > 1) line += "unset -f __espalier;";
   // A prompt would report finished jobs and forget them; without it %1 would be a command long
   // over.

@@ -17,6 +17,8 @@ namespace espalier::envs::sandbox {
 inline constexpr int kShellCommandFd = 200;  // bash's script; closed once bash has opened it
 inline constexpr int kShellStatusFd = 201;   // exit codes and answers to queries
 inline constexpr int kShellStateFd = 202;    // the state to start from, where there is one
+// Where output and exit codes come by different ways: a second descriptor of the output.
+inline constexpr int kShellMarkFd = 203;
 inline constexpr std::string_view kQueryEnd{"\0espalier-end\0", 14};
 
 std::vector<std::string> shell_argv();
@@ -27,8 +29,10 @@ std::vector<std::string> environment_strings(
 
 /// First line of a session; ends with a status of 0.
 std::string shell_start_line(bool restore);
-/// Runs command with $? as the previous one left it, then reports its exit code.
-std::string shell_command_line(std::string_view command, int last_exit_code);
+/// Runs command with $? as the previous one left it, then reports its exit code; then writes
+/// output_mark, where there is one, to kShellMarkFd.
+std::string shell_command_line(std::string_view command, int last_exit_code,
+                               std::string_view output_mark = {});
 /// Runs text with descriptor 1 as the status pipe, then writes kQueryEnd.
 std::string shell_query_line(std::string_view text);
 
