@@ -63,6 +63,9 @@ TEST(BenchSoak, NothingIsLeftAfterManyForksAndStarts) {
 
 TEST(EnvClean, RemovesWhatAKilledProcessLeft) {
   namespace fs = std::filesystem;
+  // A place of its own: every start of a sandbox backend sweeps the common one, other tests' too.
+  const common::TempDir place("clean-place");
+  ASSERT_EQ(setenv("TMPDIR", place.path().c_str(), 1), 0);
   int tell[2];
   ASSERT_EQ(pipe(tell), 0);
   const pid_t child = fork();
@@ -94,6 +97,7 @@ TEST(EnvClean, RemovesWhatAKilledProcessLeft) {
   EXPECT_THAT(clean.output, HasSubstr(left.string()));
   EXPECT_FALSE(fs::exists(left));
   EXPECT_TRUE(fs::exists(mine.path()));
+  unsetenv("TMPDIR");
 }
 
 }  // namespace
