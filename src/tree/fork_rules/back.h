@@ -2,11 +2,34 @@
 // again.
 #pragma once
 
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "tree/fork_rule.h"
+#include "tree/fork_rules/factories.h"
 
 namespace espalier::tree {
+
+/// A rule that only looks back: it has seen how the episodes ended, and remembers nothing of them.
+class BackRule : public ForkRule {
+ public:
+  BackRule(std::string name, ForkRuleOptions options)
+      : options_(std::move(options)), name_(std::move(name)) {}
+  std::string name() const override { return name_; }
+  bool stopping_time() const override { return false; }
+  bool exchangeable() const override { return false; }
+  int decide(const ForkContext&) override { return 1; }
+  bool looks_back() const override { return true; }
+  std::string save() const override { return ""; }
+  void restore(const std::string& state) override { expect_empty_state(name_, state); }
+
+ protected:
+  const ForkRuleOptions options_;
+
+ private:
+  const std::string name_;
+};
 
 /// A turn boundary behind `node` where an action was sampled.
 struct Decision {

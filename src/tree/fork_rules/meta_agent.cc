@@ -55,19 +55,14 @@ json object_in(const std::string& content) {
   return json::parse(content.substr(from, to - from + 1), nullptr, false);
 }
 
-class MetaAgent final : public ForkRule {
+class MetaAgent final : public BackRule {
  public:
-  explicit MetaAgent(const ForkRuleOptions& options) : options_(options) {
+  explicit MetaAgent(const ForkRuleOptions& options) : BackRule("meta_agent", options) {
     if (!options_.selector.ask)
       throw common::ConfigError(
           "fork rule meta_agent: no model to ask; set algorithm.tree.selector.url to an "
           "OpenAI-compatible server");
   }
-  std::string name() const override { return "meta_agent"; }
-  bool stopping_time() const override { return false; }
-  bool exchangeable() const override { return false; }
-  int decide(const ForkContext&) override { return 1; }
-  bool looks_back() const override { return true; }
 
   LookBack look_back(const Tree& tree, int forks_in_tree) const override {
     LookBack result;
@@ -80,9 +75,6 @@ class MetaAgent final : public ForkRule {
     }
     return result;
   }
-
-  std::string save() const override { return ""; }
-  void restore(const std::string& state) override { expect_empty_state(name(), state); }
 
  private:
   static std::vector<int> path_to(const Tree& tree, int leaf) {
@@ -137,8 +129,6 @@ class MetaAgent final : public ForkRule {
       fork.action = choice["action"].get<std::string>();
     result.forks.push_back(std::move(fork));
   }
-
-  ForkRuleOptions options_;
 };
 
 }  // namespace

@@ -13,14 +13,9 @@
 namespace espalier::tree {
 namespace {
 
-class Pivot final : public ForkRule {
+class Pivot final : public BackRule {
  public:
-  explicit Pivot(const ForkRuleOptions& options) : options_(options) {}
-  std::string name() const override { return "pivot"; }
-  bool stopping_time() const override { return false; }
-  bool exchangeable() const override { return false; }
-  int decide(const ForkContext&) override { return 1; }
-  bool looks_back() const override { return true; }
+  explicit Pivot(const ForkRuleOptions& options) : BackRule("pivot", options) {}
 
   LookBack look_back(const Tree& tree, int forks_in_tree) const override {
     LookBack result;
@@ -54,12 +49,6 @@ class Pivot final : public ForkRule {
     }
     return result;
   }
-
-  std::string save() const override { return ""; }
-  void restore(const std::string& state) override { expect_empty_state(name(), state); }
-
- private:
-  ForkRuleOptions options_;
 };
 
 }  // namespace

@@ -14,14 +14,9 @@
 namespace espalier::tree {
 namespace {
 
-class TopK final : public ForkRule {
+class TopK final : public BackRule {
  public:
-  explicit TopK(const ForkRuleOptions& options) : options_(options) {}
-  std::string name() const override { return "topk"; }
-  bool stopping_time() const override { return false; }
-  bool exchangeable() const override { return false; }
-  int decide(const ForkContext&) override { return 1; }
-  bool looks_back() const override { return true; }
+  explicit TopK(const ForkRuleOptions& options) : BackRule("topk", options) {}
 
   LookBack look_back(const Tree& tree, int forks_in_tree) const override {
     LookBack result;
@@ -42,12 +37,6 @@ class TopK final : public ForkRule {
     }
     return result;
   }
-
-  std::string save() const override { return ""; }
-  void restore(const std::string& state) override { expect_empty_state(name(), state); }
-
- private:
-  ForkRuleOptions options_;
 };
 
 }  // namespace

@@ -14,14 +14,9 @@
 namespace espalier::tree {
 namespace {
 
-class Ucb final : public ForkRule {
+class Ucb final : public BackRule {
  public:
-  explicit Ucb(const ForkRuleOptions& options) : options_(options) {}
-  std::string name() const override { return "ucb"; }
-  bool stopping_time() const override { return false; }
-  bool exchangeable() const override { return false; }
-  int decide(const ForkContext&) override { return 1; }
-  bool looks_back() const override { return true; }
+  explicit Ucb(const ForkRuleOptions& options) : BackRule("ucb", options) {}
 
   LookBack look_back(const Tree& tree, int forks_in_tree) const override {
     LookBack result;
@@ -48,12 +43,6 @@ class Ucb final : public ForkRule {
           {best->node, options_.branches - 1, "", "bound " + std::to_string(most)});
     return result;
   }
-
-  std::string save() const override { return ""; }
-  void restore(const std::string& state) override { expect_empty_state(name(), state); }
-
- private:
-  ForkRuleOptions options_;
 };
 
 }  // namespace
