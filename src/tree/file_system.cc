@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
 #include <cstring>
 #include <string>
@@ -19,10 +20,17 @@ namespace {
   throw common::StoreError(message);
 }
 
+// A log is not read while it is written: once it is on disk, its pages are given back, so that the
+// next ones are as cheap as the first. Not after every sync: a reader may follow.
+constexpr uint64_t kDropBytes = uint64_t{8} << 20;
+
 class PosixFile : public OutputFile {
  public:
   PosixFile(const std::filesystem::path& file, uint64_t keep_bytes)
-      : path_(file), fd_(::open(file.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0644)) {
+      : path_(file),
+        fd_(::open(file.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0644)),
+        size_(keep_bytes),
+        dropped_(keep_bytes) {
     if (fd_ < 0) fail("open for appending", file, errno);
     if (::ftruncate(fd_, static_cast<off_t>(keep_bytes)) == 0 &&
         ::lseek(fd_, static_cast<off_t>(keep_bytes), SEEK_SET) >= 0)
@@ -41,16 +49,24 @@ class PosixFile : public OutputFile {
       if (written < 0 && errno == EINTR) continue;
       if (written < 0) fail("append to", path_, errno);
       bytes.remove_prefix(static_cast<size_t>(written));
+      size_ += static_cast<uint64_t>(written);
     }
   }
 
   void sync() override {
+    const uint64_t synced = size_;
     if (::fdatasync(fd_) != 0) fail("fdatasync of", path_, errno);
+    if (synced - dropped_ < kDropBytes) return;
+    ::posix_fadvise(fd_, static_cast<off_t>(dropped_), static_cast<off_t>(synced - dropped_),
+                    POSIX_FADV_DONTNEED);
+    dropped_ = synced;
   }
 
  private:
   std::filesystem::path path_;
   int fd_;
+  std::atomic<uint64_t> size_;  // the syncing thread reads it
+  uint64_t dropped_;            // the syncing thread's own
 };
 
 class PosixFiles : public FileSystem {

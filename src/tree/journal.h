@@ -87,8 +87,9 @@ struct JournalOptions {
 /// journal.
 ///
 /// Durability: append() returns when the record is buffered (none, batch) or on disk (sync). A
-/// thread writes what has gathered at once, and syncs it to disk never (none), every 100 ms
-/// (batch), always (sync). The destructor writes what is left; flush() first to learn of failures.
+/// thread writes what has gathered at once, and syncs it to disk never (none), every 100 ms or 16
+/// MiB (batch; appending waits for the disk once 64 MiB are not synced), always (sync). The
+/// destructor writes what is left; flush() first to learn of failures.
 class JournalWriter {
  public:
   /// Opens for appending, cutting a torn tail first (cut() says what).

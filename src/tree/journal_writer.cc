@@ -19,6 +19,10 @@ namespace {
 constexpr size_t kMaxBufferBytes = size_t{8} << 20;  // appenders wait beyond it: memory is bounded
 constexpr size_t kMaxKeptBytes = size_t{1} << 20;    // of what a thread keeps for its next event
 constexpr auto kSyncInterval = std::chrono::milliseconds(100);  // Durability::batch
+// Of batch too: what is not on disk is kept small, so that the kernel never holds up writing to
+// catch up with it, and the memory that holds it is used over and over.
+constexpr uint64_t kSyncBytes = uint64_t{16} << 20;         // synced before its time
+constexpr uint64_t kMaxUnsyncedBytes = uint64_t{64} << 20;  // writing waits beyond it
 
 using Clock = std::chrono::steady_clock;
 
@@ -93,6 +97,8 @@ struct JournalWriter::Impl {
   void wait_durable(std::unique_lock<std::mutex>& held, uint64_t position);
   void close();
   bool failed() const { return error != nullptr; }
+  bool periodic() const { return options.durability == Durability::batch; }
+  bool unsynced_reach(uint64_t bytes) const { return periodic() && written - durable >= bytes; }
 };
 
 void JournalWriter::Impl::open() {
@@ -144,7 +150,9 @@ void JournalWriter::Impl::write_loop() {
   std::unique_lock held(mutex);
   for (;;) {
     idle = true;
-    work.wait(held, [&] { return !buffer.empty() || closing || failed(); });
+    work.wait(held, [&] {
+      return (!buffer.empty() && !unsynced_reach(kMaxUnsyncedBytes)) || closing || failed();
+    });
     idle = false;
     if (failed() || buffer.empty()) break;
     batch.clear();
@@ -166,7 +174,7 @@ void JournalWriter::Impl::write_loop() {
     written_end = end;
     new_name = new_name || began;
     if (unsynced.empty() || unsynced.back() != file) unsynced.push_back(file);
-    if (wanted > durable) sync_work.notify_one();
+    if (wanted > durable || unsynced_reach(kSyncBytes)) sync_work.notify_one();
   }
   writer_done = true;
   sync_work.notify_one();
@@ -174,14 +182,16 @@ void JournalWriter::Impl::write_loop() {
 }
 
 void JournalWriter::Impl::sync_loop() {
-  const bool periodic = options.durability == Durability::batch;
   std::unique_lock held(mutex);
   for (;;) {
-    auto asked = [&] { return failed() || writer_done || (wanted > durable && written > durable); };
+    auto asked = [&] {
+      return failed() || writer_done || (wanted > durable && written > durable) ||
+             unsynced_reach(kSyncBytes);
+    };
     const bool due = !sync_work.wait_for(held, kSyncInterval, asked);
     const bool last = writer_done;
     if (failed()) return;
-    const bool sync = written > durable && (due ? periodic : wanted > durable || periodic);
+    const bool sync = written > durable && (periodic() || (!due && wanted > durable));
     if (sync) {
       const uint64_t position = written;
       const JournalPosition position_end = written_end;
@@ -201,7 +211,7 @@ void JournalWriter::Impl::sync_loop() {
         durable = position;
         durable_end = position_end;
       }
-      if (failure) work.notify_one();
+      work.notify_one();  // it may have waited for room
       done.notify_all();
     }
     if (last) return;
