@@ -26,6 +26,15 @@ struct Ending {
   std::string failure;
 };
 
+/// Where an episode stood before the action it has sampled.
+struct Before {
+  NodeRef parent;
+  int turn = 0;
+  int branch = 0;
+  policy::ContextPtr context;
+  std::vector<policy::Token> delta;
+};
+
 /// What was decided at a turn boundary, before anything of the next action is sampled.
 struct Boundary {
   double first_entropy = 0;
@@ -87,7 +96,11 @@ class Episode {
     session_.open(path());
     while (at_.turn < max_turns) {
       if (auto ending = boundary()) return *ending;
+      std::optional<Before> before;
+      if (tree_.may_branch_after_sampling())
+        before = Before{at_.parent, at_.turn, at_.branch, at_.context, at_.delta};
       sample();
+      if (before) branch_beside(*before);
       if (action_.ends) break;
       if (auto ending = act()) return *ending;
       if (shell_exited_) break;
@@ -202,23 +215,42 @@ class Episode {
     tree::ForkRule* rule = shared_.parts.rule;
     if (boundary.stop || !rule || !tree_.request().may_fork || at_.turn == 0) return boundary;
     std::lock_guard lock(shared_.rule_mutex);
+    boundary.forks_in_tree = tree_.forks;
+    boundary.branches = std::max(1, rule->decide(fork_context(prefilled.first_entropy)));
+    reserve_children(boundary.branches);
+    return boundary;
+  }
+
+  /// On the policy's thread, as decide(): the action is known, its siblings are not.
+  void decide_after(const Generation& generation) {
+    if (!tree_.may_branch_after_sampling() || at_.turn == 0) return;
+    std::lock_guard lock(shared_.rule_mutex);
+    after_ = {.first_entropy = *at_.first_entropy, .forks_in_tree = tree_.forks};
+    after_.branches = std::max(1, shared_.parts.rule->decide_sampled(
+                                      fork_context(after_.first_entropy), generation.entropies));
+    reserve_children(after_.branches);
+  }
+
+  tree::ForkContext fork_context(double first_entropy) {
     tree::ForkContext context;
     context.turn = at_.turn;
-    context.forks_in_tree = boundary.forks_in_tree = tree_.forks;
+    context.forks_in_tree = tree_.forks;
     context.forks_on_path = at_.forks_on_path;
     context.turns_since_fork = at_.turn - at_.last_fork_turn;
     context.consecutive_forks = context.turns_since_fork == 1 ? at_.consecutive_forks : 0;
-    context.first_entropy = prefilled.first_entropy;
+    context.first_entropy = first_entropy;
     context.task = task_.name;
     context.family = tree_.family();
     context.key = tree_.key(path() + "/fork");
-    boundary.branches = std::max(1, rule->decide(context));
-    if (boundary.branches > 1) {
-      ++tree_.forks;
-      shared_.parts.policy->join(boundary.branches - 1);
-      for (int b = 1; b < boundary.branches; ++b) joined_.emplace_back(shared_.parts.policy);
-    }
-    return boundary;
+    return context;
+  }
+
+  /// Children of a branching take part in the rounds from now on. Under the rule's lock.
+  void reserve_children(int branches) {
+    if (branches < 2) return;
+    ++tree_.forks;
+    shared_.parts.policy->join(branches - 1);
+    for (int b = 1; b < branches; ++b) joined_.emplace_back(shared_.parts.policy);
   }
 
   /// K children that sample alike: this episode goes on as number 0.
@@ -232,11 +264,39 @@ class Episode {
     while (refusal.empty() && children.size() < joined.size())
       if (auto child = fork_once(static_cast<int>(children.size()) + 1, refusal))
         children.push_back(std::move(*child));
-    record_fork(boundary, children, refusal);
+    record_fork(at_.parent, boundary, children, refusal);
     if (children.empty()) return;
     at_.forked = true;
     at_.branch = 0;
     at_.origin = children.front().origin;
+    start_children(std::move(children), std::move(joined));
+  }
+
+  /// Siblings of the action that was sampled and not run yet: the environment is still before it.
+  void branch_beside(const Before& before) {
+    const Boundary boundary = std::exchange(after_, {});
+    if (boundary.branches < 2) return;
+    std::vector<policy::Participant> joined = std::move(joined_);
+    joined_.clear();
+    std::vector<BranchPoint> children;
+    std::string refusal;
+    while (refusal.empty() && children.size() < joined.size()) {
+      auto child = fork_once(before.branch + static_cast<int>(children.size()) + 1, refusal);
+      if (!child) continue;
+      child->parent = before.parent;
+      child->turn = before.turn;
+      child->context = before.context;
+      child->delta = before.delta;
+      child->first_entropy = boundary.first_entropy;
+      children.push_back(std::move(*child));
+    }
+    const int turn = std::exchange(at_.turn, before.turn);
+    record_fork(before.parent, boundary, children, refusal);
+    if (!children.empty()) start_children(std::move(children), std::move(joined));
+    at_.turn = turn;
+  }
+
+  void start_children(std::vector<BranchPoint> children, std::vector<policy::Participant> joined) {
     ++at_.forks_on_path;
     at_.consecutive_forks = at_.last_fork_turn == at_.turn - 1 ? at_.consecutive_forks + 1 : 1;
     at_.last_fork_turn = at_.turn;
@@ -286,8 +346,8 @@ class Episode {
     return child;
   }
 
-  void record_fork(const Boundary& boundary, const std::vector<BranchPoint>& children,
-                   const std::string& refusal) {
+  void record_fork(const NodeRef& parent, const Boundary& boundary,
+                   const std::vector<BranchPoint>& children, const std::string& refusal) {
     pending_.forks += children.size();
     shared_.progress.forks += children.size();
     nlohmann::json detail{
@@ -303,24 +363,28 @@ class Episode {
       detail["children"].push_back(
           {{"branch", child.branch}, {"kind", tree::to_string(child.origin)}});
     if (!refusal.empty()) detail["not_forkable"] = refusal;
-    tree_.forked(at_.parent, !children.empty(),
+    tree_.forked(parent, !children.empty(),
                  detail.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
   }
 
   void sample() {
-    Generation generation = script_ ? demonstrate() : generate();
+    const bool injected = !at_.injected.empty();
+    Generation generation = script_    ? demonstrate(script_())
+                            : injected ? demonstrate(std::exchange(at_.injected, {}))
+                                       : generate();
     tree::Node node;
     node.turn = at_.turn;
     node.branch = at_.branch;
     node.fork_origin = at_.origin;
     node.prompt_delta = std::move(at_.delta);
-    node.loss_mask.assign(generation.tokens.size(), 1);
+    node.loss_mask.assign(generation.tokens.size(), injected ? 0 : 1);
+    node.injected = injected;
     node.action = std::move(generation.tokens);
     node.log_probs = std::move(generation.log_probs);
     node.entropies = std::move(generation.entropies);
     node.first_entropy = static_cast<float>(*at_.first_entropy);
     node.policy_version = generation.policy_version;
-    if (!script_) node.sampling_key = tree_.key(path()).value;
+    if (!script_ && !injected) node.sampling_key = tree_.key(path()).value;
     node.command = action_.command;
     at_.parent = tree_.add_turn(at_.parent, path(), std::move(node));
     at_.context = std::move(generation.context);
@@ -358,12 +422,14 @@ class Episode {
     if (at_.forked && at_.branch > 0) pending_.cached_prefill_tokens += generation.cached_tokens;
     if (!action_.ends) pending_.env_steps += 1;
     flush();
+    decide_after(generation);
     shared_.progress.generated_tokens += generation.tokens.size();
   }
 
-  Generation demonstrate() {
+  /// An action that is not sampled.
+  Generation demonstrate(const std::string& command) {
     Generation generation;
-    generation.tokens = shared_.harness->encode_action(script_());
+    generation.tokens = shared_.harness->encode_action(command);
     generation.log_probs.assign(generation.tokens.size(), 0.0F);
     generation.entropies.assign(generation.tokens.size(), 0.0F);
     generation.context = policy::Context::extend(at_.context, generation.tokens);
@@ -389,6 +455,7 @@ class Episode {
     tree_.observed(at_.parent, observation, std::move(shown.text));
     at_.context = policy::Context::extend(at_.context, shown.tokens);
     at_.delta = std::move(shown.tokens);
+    if (tree_.may_go_back() && !shell_exited_) tree_.remember(at_.parent, at_, session_.history());
     if (at_.used_seconds < limit_s) return std::nullopt;
     return Ending{tree::Outcome::agent_timeout, std::nullopt,
                   "commands took " + std::to_string(at_.used_seconds) + " s, allowed are " +
@@ -413,6 +480,7 @@ class Episode {
   Session session_;
   Script script_;
   ParsedAction action_;
+  Boundary after_;  // decided with the action at hand
   bool shell_exited_ = false;
   tree::Spend pending_;                      // not in the ledger yet
   std::vector<policy::Participant> joined_;  // memberships of children that are being made
@@ -441,7 +509,9 @@ void run_episode(Shared& shared, BranchPoint start) noexcept {
 }
 
 void abandon_episode(Shared& shared, BranchPoint start) noexcept {
-  const NodeRef leaf = add_empty_node(start, tree::root_path(start.root));
+  const NodeRef leaf = add_empty_node(
+      start, start.forked ? tree::child_path(start.parent.path, start.turn, start.branch, true)
+                          : tree::root_path(start.root));
   start.tree->ended(leaf, tree::Outcome::cancelled, std::nullopt, kStopping);
   start.tree->close_episode();
 }

@@ -24,6 +24,7 @@ struct BranchPoint {
   policy::ContextPtr context;           // all tokens before its first action
   std::vector<policy::Token> delta;     // those between the parent's action and its own
   std::optional<double> first_entropy;  // known at a fork: nothing is left to be prefilled
+  std::string injected;                 // its first action, in place of a sample; empty: none
   envs::EnvironmentPtr environment;     // null: to be made from the history
   StepPtr history;
   int forks_on_path = 0;

@@ -6,8 +6,10 @@
 #include <algorithm>
 #include <condition_variable>
 #include <deque>
+#include <map>
 #include <mutex>
 #include <thread>
+#include <tuple>
 
 #include "common/error.h"
 #include "rollout/episode.h"
@@ -36,8 +38,10 @@ struct Farm::Impl {
   std::mutex mutex;
   std::condition_variable idle;
   std::deque<Batch> waiting;  // a deterministic wave never mixes two start()s
-  size_t live = 0;            // episodes admitted and not over
-  size_t busy = 0;            // episodes and admissions whose task is not over
+  // Deterministic: branches of trees that were over, in an order that no timing decides.
+  std::map<std::tuple<uint64_t, std::string, int>, BranchPoint> revisits;
+  size_t live = 0;  // episodes admitted and not over
+  size_t busy = 0;  // episodes and admissions whose task is not over
   std::exception_ptr error;
 
   Impl(FarmParts parts, FarmOptions options)
@@ -56,6 +60,7 @@ struct Farm::Impl {
       }
       launch(std::move(branch));
     };
+    shared.revisit = [this](std::vector<BranchPoint> branches) { revisit(std::move(branches)); };
     shared.fail = [this](std::exception_ptr cause) {
       {
         std::lock_guard lock(mutex);
@@ -63,6 +68,27 @@ struct Farm::Impl {
       }
       shared.cancelled = true;
     };
+  }
+
+  /// From within an episode: `live` is not 0. The deterministic mode starts them when it is, so
+  /// that what shares a round depends on the seed alone; then admit() finds them.
+  void revisit(std::vector<BranchPoint> branches) {
+    std::deque<BranchPoint> starting(std::make_move_iterator(branches.begin()),
+                                     std::make_move_iterator(branches.end()));
+    {
+      std::lock_guard lock(mutex);
+      if (shared.options.deterministic) {
+        for (BranchPoint& branch : starting) {
+          std::tuple place(branch.tree->request().index, branch.parent.path, branch.branch);
+          revisits.emplace(std::move(place), std::move(branch));
+        }
+        return;
+      }
+      live += starting.size();
+      busy += starting.size();
+    }
+    join_rounds(starting);
+    for (BranchPoint& branch : starting) launch(std::move(branch));
   }
 
   /// The episode is counted in `live` and `busy` already.
@@ -95,6 +121,8 @@ struct Farm::Impl {
         for (Batch& batch : waiting)
           std::move(batch.roots.begin(), batch.roots.end(), std::back_inserter(abandoned));
         waiting.clear();
+        for (auto& [place, branch] : revisits) abandoned.push_back(std::move(branch));
+        revisits.clear();
       } else {
         starting = take_admissible();
         live += starting.size();
@@ -113,6 +141,11 @@ struct Farm::Impl {
   /// a round depends on the requests alone. Otherwise: roots one by one while there is room.
   std::deque<BranchPoint> take_admissible() {
     std::deque<BranchPoint> taken;
+    if (live == 0 && !revisits.empty()) {
+      for (auto& [place, branch] : revisits) taken.push_back(std::move(branch));
+      revisits.clear();
+      return taken;
+    }
     if (waiting.empty() || (shared.options.deterministic && live > 0)) return taken;
     while (!waiting.empty()) {
       auto& roots = waiting.front().roots;
@@ -156,7 +189,7 @@ struct Farm::Impl {
 
   void wait_idle() {
     std::unique_lock lock(mutex);
-    idle.wait(lock, [&] { return busy == 0 && waiting.empty(); });
+    idle.wait(lock, [&] { return busy == 0 && waiting.empty() && revisits.empty(); });
   }
 };
 

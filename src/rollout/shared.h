@@ -23,7 +23,10 @@ struct Shared {
   std::atomic<bool> cancelled{false};
   std::mutex rule_mutex;  // around ForkRule::decide and the trees' fork counts
   std::function<void(BranchPoint)>
-      continue_branch;                           // starts a forked child as an episode of its own
+      continue_branch;  // starts a forked child as an episode of its own
+  /// Starts branches of a tree whose episodes were over, as episodes of their own; in the
+  /// deterministic mode when nothing else lives.
+  std::function<void(std::vector<BranchPoint>)> revisit;
   std::function<void(std::exception_ptr)> fail;  // the run cannot go on (the journal is lost)
 
   void spend(const tree::Spend& spend) {

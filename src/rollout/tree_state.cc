@@ -1,7 +1,11 @@
 #include "rollout/tree_state.h"
 
+#include <algorithm>
 #include <chrono>
+#include <nlohmann/json.hpp>
 #include <utility>
+
+#include "rollout/episode.h"
 
 namespace espalier::rollout {
 
@@ -25,6 +29,8 @@ TreeState::TreeState(Shared& shared, TreeRequest request, TreeQueue& out)
   tree_.id = tree::prompt_id(tree_);
   prompt_context_ = policy::Context::root(tree_.prompt_tokens);
 }
+
+TreeState::~TreeState() = default;
 
 common::RngKey TreeState::key(std::string_view path) const {
   return common::derive_key(shared_.options.run_seed, stream_, path);
@@ -159,13 +165,105 @@ void TreeState::close_episode() {
     std::lock_guard lock(mutex_);
     if (--episodes_ > 0) return;
   }
+  if (std::vector<BranchPoint> branches = look_back(); !branches.empty()) {
+    open_episodes(static_cast<int>(branches.size()));
+    return shared_.revisit(std::move(branches));
+  }
   seal();
+}
+
+bool TreeState::may_branch_after_sampling() const {
+  return shared_.parts.rule && shared_.parts.rule->decides_after_sampling() && request_.may_fork &&
+         !request_.script;
+}
+
+bool TreeState::may_go_back() const {
+  return shared_.parts.rule && shared_.parts.rule->looks_back() && request_.may_fork &&
+         !request_.script;
+}
+
+void TreeState::remember(const NodeRef& node, const BranchPoint& stand, StepPtr history) {
+  auto kept = std::make_unique<BranchPoint>();
+  kept->root = stand.root;
+  kept->parent = node;
+  kept->turn = stand.turn;
+  kept->context = stand.context;
+  kept->delta = stand.delta;
+  kept->used_seconds = stand.used_seconds;
+  kept->history = std::move(history);
+  std::lock_guard lock(mutex_);
+  remembered_[node.path] = std::move(kept);
+}
+
+/// The last episode is over: nobody else touches the tree.
+std::vector<BranchPoint> TreeState::look_back() {
+  std::vector<BranchPoint> branches;
+  if (!may_go_back() || shared_.cancelled || shared_.budget_exhausted()) return branches;
+  tree::Tree seen = tree_;
+  seen.canonicalise();  // the order of arrival must not show
+  int made = 0;
+  {
+    std::lock_guard lock(shared_.rule_mutex);
+    made = forks;
+  }
+  const tree::LookBack back = shared_.parts.rule->look_back(seen, made);
+  shared_.spend(back.spend);
+  for (const tree::BackFork& fork : back.forks)
+    branch_again(fork, seen.nodes.at(static_cast<size_t>(fork.node)), branches);
+  return branches;
+}
+
+void TreeState::branch_again(const tree::BackFork& fork, const tree::Node& parent,
+                             std::vector<BranchPoint>& branches) {
+  const auto found = remembered_.find(parent.path);
+  if (found == remembered_.end() || fork.branches < 1) return;
+  const BranchPoint& stand = *found->second;
+  int next = 0;
+  double first_entropy = 0;
+  for (const tree::Node& node : tree_.nodes) {
+    if (node.parent != stand.parent.index) continue;
+    next = std::max(next, node.branch + 1);
+    if (!node.action.empty()) first_entropy = node.first_entropy;
+  }
+  {
+    std::lock_guard lock(shared_.rule_mutex);
+    ++forks;
+  }
+  for (int b = 0; b < fork.branches; ++b) {
+    BranchPoint branch;
+    branch.tree = shared_from_this();
+    branch.root = stand.root;
+    branch.parent = stand.parent;
+    branch.turn = stand.turn;
+    branch.branch = next + b;
+    branch.forked = true;
+    branch.origin = tree::ForkOrigin::value;
+    branch.context = stand.context;
+    branch.delta = stand.delta;
+    branch.history = stand.history;
+    branch.used_seconds = stand.used_seconds;
+    branch.first_entropy = first_entropy;
+    branch.last_fork_turn = stand.turn;
+    if (b == 0) branch.injected = fork.action;
+    branches.push_back(std::move(branch));
+  }
+  shared_.progress.forks += static_cast<uint64_t>(fork.branches);
+  shared_.spend({.forks = static_cast<uint64_t>(fork.branches)});
+  forked(stand.parent, true,
+         nlohmann::json{{"rule", shared_.parts.rule->name()},
+                        {"turn", stand.turn},
+                        {"made", fork.branches},
+                        {"looked_back", true},
+                        {"injected", fork.action},
+                        {"reason", fork.reason}}
+             .dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
 }
 
 void TreeState::seal() {
   // The last episode is over: nobody else touches the tree.
   tree_.canonicalise();
   prompt_context_.reset();
+  remembered_.clear();
   if (!cut_short_) {
     tree::Event event;
     event.type = EventType::tree_sealed;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <atomic>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -20,10 +21,14 @@ struct NodeRef {
   std::string path;
 };
 
+struct BranchPoint;
+struct Step;
+
 /// Thread contract: any thread. Errors of the journal go to Shared::fail, never to the caller.
-class TreeState {
+class TreeState : public std::enable_shared_from_this<TreeState> {
  public:
   TreeState(Shared& shared, TreeRequest request, TreeQueue& out);
+  ~TreeState();
 
   const TreeRequest& request() const { return request_; }
   const policy::ContextPtr& prompt_context() const { return prompt_context_; }
@@ -57,8 +62,16 @@ class TreeState {
 
   /// Counts the episodes that are not over: the roots at first.
   void open_episodes(int count);
-  /// The last one seals the tree: canonical, journalled, pushed.
+  /// The last one seals the tree (canonical, journalled, pushed), unless the fork rule goes back to
+  /// it.
   void close_episode();
+
+  /// Whether the rule decides once an action is sampled.
+  bool may_branch_after_sampling() const;
+  /// Whether nodes must be remembered, for a rule that goes back.
+  bool may_go_back() const;
+  /// Where an episode stands behind a node: what a branch made later starts from.
+  void remember(const NodeRef& node, const BranchPoint& stand, std::shared_ptr<const Step> history);
 
   int forks = 0;  // made or tried; guarded by Shared::rule_mutex
 
@@ -66,6 +79,9 @@ class TreeState {
   void journal(tree::EventType type, const NodeRef& node, tree::Node payload, std::string text);
   void append(tree::Event event);
   void seal();
+  std::vector<BranchPoint> look_back();
+  void branch_again(const tree::BackFork& fork, const tree::Node& parent,
+                    std::vector<BranchPoint>& branches);
 
   Shared& shared_;
   const TreeRequest request_;
@@ -74,6 +90,7 @@ class TreeState {
   policy::ContextPtr prompt_context_;
   std::mutex mutex_;
   tree::Tree tree_;
+  std::map<std::string, std::unique_ptr<BranchPoint>> remembered_;  // by path
   int episodes_ = 0;
   std::atomic<bool> started_{false};
   bool cut_short_ = false;  // an episode was cancelled by Farm::cancel

@@ -71,6 +71,7 @@ Node from_proto(const proto::Node& in) {
   node.observation = in.observation();
   node.exit_code = in.exit_code();
   node.timed_out = in.timed_out();
+  node.injected = in.injected();
   node.fork_origin = enum_from(in.fork_origin(), ForkOrigin::value, "fork origin");
   node.fork_rule = in.fork_rule();
   node.snapshot = in.snapshot();

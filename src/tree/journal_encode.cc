@@ -94,7 +94,7 @@ static_assert(std::endian::native == std::endian::little,
               "arrays of floats are written as they are");
 
 size_t bound(const Node& node) {
-  return 20 * kFieldBytes + (node.prompt_delta.size() + node.action.size()) * kVarintBytes +
+  return 21 * kFieldBytes + (node.prompt_delta.size() + node.action.size()) * kVarintBytes +
          (node.log_probs.size() + node.entropies.size()) * sizeof(float) + node.loss_mask.size() +
          node.command.size() + node.observation.size() + node.fork_rule.size() +
          node.snapshot.size() + node.failure.size();
@@ -123,6 +123,7 @@ uint8_t* write(const Node& node, uint8_t* at) {
   wire.integer(F::kOutcomeFieldNumber, static_cast<int32_t>(node.outcome));
   if (node.reward) wire.real(F::kRewardFieldNumber, *node.reward);
   wire.bytes(F::kFailureFieldNumber, node.failure);
+  wire.integer(F::kInjectedFieldNumber, static_cast<int32_t>(node.injected));
   return wire.end();
 }
 

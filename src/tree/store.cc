@@ -49,6 +49,7 @@ void node_columns(Columns& columns) {
   columns.column("first_entropy", &Node::first_entropy);
   columns.column("policy_version", &Node::policy_version);
   columns.column("sampling_key", &Node::sampling_key);
+  columns.column("injected", &Node::injected);
   columns.column("command", &Node::command);
   columns.column("observation", &Node::observation);
   columns.column("exit_code", &Node::exit_code);

@@ -57,6 +57,7 @@ Json node_json(const RunTree& run_tree, int index, bool tokens) {
             {"exit_code", node.exit_code},
             {"timed_out", node.timed_out},
             {"command_state", to_string(node.command_state)},
+            {"injected", node.injected},
             {"policy_version", node.policy_version},
             {"sampling_key", node.sampling_key},
             {"first_entropy", node.first_entropy},

@@ -229,6 +229,8 @@ std::string node_text(const RunTree& run_tree, int index, const TextOptions& opt
         format("version %llu, sampling key %016llx",
                static_cast<unsigned long long>(node.policy_version),
                static_cast<unsigned long long>(node.sampling_key)));
+  if (node.injected)
+    field(out, options, "injected", "by the rule's external model: no sample, never trained on");
   field(out, options, "tokens",
         format("%zu of prompt, %zu sampled", node.prompt_delta.size(), node.action.size()));
   field(out, options, "entropy", format("%.4f nats before the first token", node.first_entropy));

@@ -64,6 +64,7 @@ struct Node {
   float first_entropy = 0;         // of the first token's distribution, known before sampling
   uint64_t policy_version = 0;
   uint64_t sampling_key = 0;  // RngKey of the action
+  bool injected = false;      // the action is an external model's, no sample; never trained on
 
   std::string command;      // the action as the harness parsed it
   std::string observation;  // what the environment answered, as shown to the policy

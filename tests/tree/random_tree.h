@@ -33,6 +33,7 @@ inline void fill_turn(Node& node, common::Rng& rng) {
   node.first_entropy = node.entropies.front();
   node.policy_version = 3;
   node.sampling_key = rng.next();
+  node.injected = rng.range(0, 9) == 0;
   node.command = "cat file" + std::to_string(rng.range(0, 9));
   node.observation = "line\n\xff raw " + std::to_string(rng.range(0, 9));
   node.exit_code = static_cast<int>(rng.range(0, 2));
@@ -110,7 +111,8 @@ inline bool same_node(const Node& a, const Node& b) {
          a.first_entropy == b.first_entropy && a.policy_version == b.policy_version &&
          a.sampling_key == b.sampling_key && a.command == b.command &&
          a.observation == b.observation && a.exit_code == b.exit_code &&
-         a.timed_out == b.timed_out && a.command_state == b.command_state &&
+         a.timed_out == b.timed_out && a.injected == b.injected &&
+         a.command_state == b.command_state &&
          a.fork_origin == b.fork_origin && a.fork_rule == b.fork_rule && a.snapshot == b.snapshot &&
          a.outcome == b.outcome && a.reward == b.reward && a.failure == b.failure &&
          a.value == b.value && a.advantage == b.advantage && a.weight == b.weight &&

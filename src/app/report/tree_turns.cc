@@ -40,6 +40,7 @@ std::string turn_facts(const tree::Node& node, bool leaf) {
   out += fact("mean entropy", plain_number(mean(node.entropies)) + " nats");
   out += fact("entropy before the turn", plain_number(node.first_entropy) + " nats");
   out += fact("action tokens", std::to_string(node.action.size()));
+  if (node.injected) out += fact("injected", "by an external model; never trained on");
   out += fact("exit code", std::to_string(node.exit_code) + (node.timed_out ? ", timed out" : ""));
   if (!node.fork_rule.empty()) out += fact("forked below by", node.fork_rule);
   if (node.fork_origin != tree::ForkOrigin::none)
