@@ -2,7 +2,7 @@
 
 #include <fmt/core.h>
 
-#include "common/error.h"
+#include "app/selector.h"
 
 namespace espalier::app {
 
@@ -33,13 +33,15 @@ std::unique_ptr<tree::ForkRule> fork_rule_of(const common::Config& config) {
   options.consecutive_penalty = tree.consecutive_penalty;
   options.visit_penalty = tree.visit_penalty;
   options.exploration = tree.exploration;
-  auto rule = tree::make_fork_rule(tree.fork_rule, options);
-  if (rule->decides_after_sampling() || rule->looks_back())
-    throw common::ConfigError(
-        fmt::format("algorithm.tree.fork_rule: '{}' decides after the action was sampled; rollouts "
-                    "fork before it only: none, uniform, online_entropy, voi",
-                    tree.fork_rule));
-  return rule;
+  if (tree.fork_rule == "meta_agent" && !tree.selector.url.empty()) {
+    options.selector.model = tree.selector.model;
+    options.selector.max_tokens = tree.selector.max_tokens;
+    options.selector.inject = tree.selector.inject;
+    options.selector.price_prompt = tree.selector.price_prompt;
+    options.selector.price_completion = tree.selector.price_completion;
+    options.selector.ask = selector_of(tree.selector);
+  }
+  return tree::make_fork_rule(tree.fork_rule, options);
 }
 
 std::vector<std::string> algorithm_warnings(const tree::AdvantageEstimator& estimator,

@@ -13,7 +13,7 @@ namespace espalier::app {
 
 /// Errors: ConfigError for a switch without meaning for this estimator.
 std::unique_ptr<tree::AdvantageEstimator> estimator_of(const common::Config& config);
-/// Errors: ConfigError, also for the rules that rollouts do not carry out (benchmarks do).
+/// Errors: ConfigError.
 std::unique_ptr<tree::ForkRule> fork_rule_of(const common::Config& config);
 
 /// One sentence each; empty: nothing to warn of. For start-up and report.
