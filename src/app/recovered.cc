@@ -45,7 +45,7 @@ tree::Spend spend_of(const tree::Tree& tree) {
     const bool acted = !node.action.empty() && !rollout::ends_episode(node.command);
     const bool verified =
         node.outcome == tree::Outcome::rewarded || node.outcome == tree::Outcome::verifier_failed;
-    spend.generated_tokens += node.action.size();
+    spend.generated_tokens += node.injected ? 0 : node.action.size();
     spend.env_steps += acted ? 1 : 0;
     spend.leaves += node.outcome == tree::Outcome::none ? 0 : 1;
     spend.verifier_runs += verified ? 1 : 0;

@@ -67,6 +67,7 @@ rollout::FarmOptions farm_options(const common::Config& config) {
   options.deterministic = config.deterministic;
   options.workers = config.rollout.workers;
   options.max_live = static_cast<size_t>(config.rollout.max_live);
+  options.max_kept = static_cast<size_t>(config.rollout.max_kept);
   options.infra_retries = config.rollout.infra_retries;
   options.max_turns = config.rollout.max_assistant_turns;
   options.max_observation_tokens = config.rollout.max_observation_length;

@@ -45,6 +45,7 @@ struct RolloutConfig {
   int max_assistant_turns = 0;      // 0: the task's own limit
   double command_timeout_s = 10.0;
   int max_live = 256;  // environments at once
+  int max_kept = 4;    // environments a tree keeps for rules that look back
   int infra_retries = 2;
   int workers = 0;  // TBB threads; 0: one a core
 };

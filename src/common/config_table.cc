@@ -113,6 +113,9 @@ std::vector<Key> rollout_keys() {
        "Turns an episode; 0: the task's own limit"},
       {KEY(rollout.command_timeout_s), above_zero(86400), "Seconds a command may run"},
       {KEY(rollout.max_live), between(1, 1e6), "Environments alive at once"},
+      {KEY(rollout.max_kept), between(0, 1e6),
+       "Environments a tree keeps, beyond max_live, for rules that look back to fork live; their "
+       "other branches are made again by value"},
       {KEY(rollout.infra_retries), between(0, 100), "Retries of an edge whose sandbox failed"},
       {KEY(rollout.workers), between(0, 4096), "Threads that drive episodes; 0: one a core"},
   };

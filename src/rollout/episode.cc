@@ -2,10 +2,9 @@
 
 #include <algorithm>
 #include <cstdio>
-#include <limits>
-#include <nlohmann/json.hpp>
 
 #include "common/error.h"
+#include "rollout/branching.h"
 #include "rollout/suspend.h"
 
 namespace espalier::rollout {
@@ -26,37 +25,6 @@ struct Ending {
   std::string failure;
 };
 
-/// Where an episode stood before the action it has sampled.
-struct Before {
-  NodeRef parent;
-  int turn = 0;
-  int branch = 0;
-  policy::ContextPtr context;
-  std::vector<policy::Token> delta;
-};
-
-/// What was decided at a turn boundary, before anything of the next action is sampled.
-struct Boundary {
-  double first_entropy = 0;
-  int branches = 1;
-  int forks_in_tree = 0;  // before this one
-  bool stop = false;      // cancelled, or the budget is spent
-};
-
-tree::ForkOrigin origin_of(envs::ForkKind kind) {
-  switch (kind) {
-    case envs::ForkKind::live:
-      return tree::ForkOrigin::live;
-    case envs::ForkKind::proxy:
-      return tree::ForkOrigin::proxy;
-    case envs::ForkKind::criu:
-      return tree::ForkOrigin::criu;
-    case envs::ForkKind::value:
-      break;
-  }
-  return tree::ForkOrigin::value;
-}
-
 /// Σ of the tokens before each of `count` tokens that follow `before` others.
 uint64_t attended(uint64_t before, uint64_t count) {
   return count == 0 ? 0 : count * before + count * (count - 1) / 2;
@@ -66,17 +34,6 @@ std::string hex(uint64_t value) {
   char text[17];
   std::snprintf(text, sizeof text, "%016llx", static_cast<unsigned long long>(value));
   return text;
-}
-
-/// The leaf of an episode that sampled nothing since the prompt or its fork: a node without an
-/// action.
-NodeRef add_empty_node(const BranchPoint& at, const std::string& path) {
-  tree::Node node;
-  node.turn = at.turn;
-  node.branch = at.branch;
-  node.fork_origin = at.origin;
-  node.prompt_delta = at.delta;  // as its siblings have it
-  return at.tree->add_turn(at.parent, path, std::move(node));
 }
 
 class Episode {
@@ -142,12 +99,14 @@ class Episode {
       boundary.stop = shared_.budget_exhausted();
     } else if (at_.first_entropy) {
       boundary.first_entropy = *at_.first_entropy;
+      boundary.stop = at_.late && shared_.budget_exhausted();
     } else {
       boundary = look_ahead();
     }
     if (shared_.cancelled) return Ending{tree::Outcome::cancelled, std::nullopt, kStopping};
     if (boundary.stop) return Ending{tree::Outcome::cancelled, std::nullopt, "the budget is spent"};
     at_.first_entropy = boundary.first_entropy;
+    if (boundary.keep) keep();
     if (boundary.branches > 1) fork(boundary);
     return std::nullopt;
   }
@@ -218,6 +177,8 @@ class Episode {
     boundary.forks_in_tree = tree_.forks;
     boundary.branches = std::max(1, rule->decide(fork_context(prefilled.first_entropy)));
     reserve_children(boundary.branches);
+    boundary.keep =
+        tree_.may_go_back() && tree_.kept().claim(at_.parent.path, prefilled.first_entropy);
     return boundary;
   }
 
@@ -225,7 +186,7 @@ class Episode {
   void decide_after(const Generation& generation) {
     if (!tree_.may_branch_after_sampling() || at_.turn == 0) return;
     std::lock_guard lock(shared_.rule_mutex);
-    after_ = {.first_entropy = *at_.first_entropy, .forks_in_tree = tree_.forks};
+    after_ = {.first_entropy = *at_.first_entropy, .forks_in_tree = tree_.forks, .beside = true};
     after_.branches = std::max(1, shared_.parts.rule->decide_sampled(
                                       fork_context(after_.first_entropy), generation.entropies));
     reserve_children(after_.branches);
@@ -243,6 +204,29 @@ class Episode {
     context.family = tree_.family();
     context.key = tree_.key(path() + "/fork");
     return context;
+  }
+
+  /// What cannot be kept is made again from the history when it is wanted.
+  void keep() {
+    try {
+      envs::Fork made = session_.fork();
+      tree_.kept().put(
+          at_.parent.path, made.kind,
+          std::make_unique<Session>(shared_, tree_, std::move(made.child), session_.history()));
+    } catch (const common::Cancelled&) {
+      throw;
+    } catch (const common::NotForkable&) {
+    } catch (const std::exception& error) {
+      tree_.failed(path(), text_of({{"operation", "keep the environment"},
+                                    {"reason", error.what()},
+                                    {"then", "by value when it is wanted"}}));
+    }
+  }
+
+  /// The rule's budget is for branchings that are made: it may take a later turn.
+  void give_back() {
+    std::lock_guard lock(shared_.rule_mutex);
+    --tree_.forks;
   }
 
   /// Children of a branching take part in the rounds from now on. Under the rule's lock.
@@ -265,7 +249,7 @@ class Episode {
       if (auto child = fork_once(static_cast<int>(children.size()) + 1, refusal))
         children.push_back(std::move(*child));
     record_fork(at_.parent, boundary, children, refusal);
-    if (children.empty()) return;
+    if (children.empty()) return give_back();
     at_.forked = true;
     at_.branch = 0;
     at_.origin = children.front().origin;
@@ -292,7 +276,11 @@ class Episode {
     }
     const int turn = std::exchange(at_.turn, before.turn);
     record_fork(before.parent, boundary, children, refusal);
-    if (!children.empty()) start_children(std::move(children), std::move(joined));
+    if (children.empty()) {
+      give_back();
+    } else {
+      start_children(std::move(children), std::move(joined));
+    }
     at_.turn = turn;
   }
 
@@ -350,21 +338,12 @@ class Episode {
                    const std::vector<BranchPoint>& children, const std::string& refusal) {
     pending_.forks += children.size();
     shared_.progress.forks += children.size();
-    nlohmann::json detail{
-        {"rule", shared_.parts.rule->name()},      {"turn", at_.turn},
-        {"branches", boundary.branches},           {"made", children.size()},
-        {"first_entropy", boundary.first_entropy}, {"forks_in_tree", boundary.forks_in_tree},
-        {"forks_on_path", at_.forks_on_path}};
-    detail["children"] = nlohmann::json::array();
-    if (!children.empty())
-      detail["children"].push_back(
-          {{"branch", 0}, {"kind", tree::to_string(children.front().origin)}});
-    for (const BranchPoint& child : children)
-      detail["children"].push_back(
-          {{"branch", child.branch}, {"kind", tree::to_string(child.origin)}});
+    nlohmann::json detail = record_of(boundary, children);
+    detail["rule"] = shared_.parts.rule->name();
+    detail["turn"] = at_.turn;
+    detail["forks_on_path"] = at_.forks_on_path;
     if (!refusal.empty()) detail["not_forkable"] = refusal;
-    tree_.forked(parent, !children.empty(),
-                 detail.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
+    tree_.forked(parent, !children.empty(), text_of(detail));
   }
 
   void sample() {

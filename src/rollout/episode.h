@@ -25,6 +25,7 @@ struct BranchPoint {
   std::vector<policy::Token> delta;     // those between the parent's action and its own
   std::optional<double> first_entropy;  // known at a fork: nothing is left to be prefilled
   std::string injected;                 // its first action, in place of a sample; empty: none
+  bool late = false;                    // the tree's episodes were over when it was made
   envs::EnvironmentPtr environment;     // null: to be made from the history
   StepPtr history;
   int forks_on_path = 0;

@@ -48,6 +48,7 @@ struct FarmOptions {
   int max_turns = 0;  // 0: the task's own
   int max_observation_tokens = 48;
   double command_timeout_s = 10.0;
+  size_t max_kept = 4;     // environments a tree keeps for a rule that looks back, beyond max_live
   bool snapshots = false;  // durable snapshot at every fork
   bool network = false;
   envs::Limits limits;

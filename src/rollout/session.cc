@@ -2,11 +2,11 @@
 
 #include <algorithm>
 #include <chrono>
-#include <nlohmann/json.hpp>
 #include <vector>
 
 #include "common/error.h"
 #include "envs/limits.h"
+#include "rollout/branching.h"
 #include "rollout/suspend.h"
 
 namespace espalier::rollout {
@@ -84,14 +84,11 @@ bool Session::note_failure(const std::string& path, const std::string& operation
   const bool retry = may_retry && failures_ < shared_.options.infra_retries;
   ++failures_;
   shared_.spend({.infra_failures = 1});
-  const auto text = [](const nlohmann::json& json) {
-    return json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
-  };
-  tree_.failed(path, text({{"operation", operation},
-                           {"reason", reason},
-                           {"failures", failures_},
-                           {"then", retry ? "retry" : "give up"}}));
-  if (retry) tree_.retrying(path, text({{"operation", operation}, {"attempt", failures_ + 1}}));
+  tree_.failed(path, text_of({{"operation", operation},
+                              {"reason", reason},
+                              {"failures", failures_},
+                              {"then", retry ? "retry" : "give up"}}));
+  if (retry) tree_.retrying(path, text_of({{"operation", operation}, {"attempt", failures_ + 1}}));
   return retry;
 }
 

@@ -2,10 +2,11 @@
 
 #include <algorithm>
 #include <chrono>
-#include <nlohmann/json.hpp>
+#include <iterator>
 #include <utility>
 
-#include "rollout/episode.h"
+#include "rollout/branching.h"
+#include "rollout/kept_nodes.h"
 
 namespace espalier::rollout {
 
@@ -16,6 +17,7 @@ TreeState::TreeState(Shared& shared, TreeRequest request, TreeQueue& out)
       request_(std::move(request)),
       stream_(request_.purpose + ":" + request_.task->name + "#" + std::to_string(request_.index)),
       out_(out),
+      kept_(std::make_unique<KeptNodes>(shared.options.max_kept)),
       episodes_(request_.roots) {
   const envs::Task& task = *request_.task;
   tree_.task = task.name;
@@ -208,15 +210,18 @@ std::vector<BranchPoint> TreeState::look_back() {
   }
   const tree::LookBack back = shared_.parts.rule->look_back(seen, made);
   shared_.spend(back.spend);
-  for (const tree::BackFork& fork : back.forks)
-    branch_again(fork, seen.nodes.at(static_cast<size_t>(fork.node)), branches);
+  for (const tree::BackFork& fork : back.forks) {
+    auto made = branch_again(fork, seen.nodes.at(static_cast<size_t>(fork.node)));
+    std::move(made.begin(), made.end(), std::back_inserter(branches));
+  }
   return branches;
 }
 
-void TreeState::branch_again(const tree::BackFork& fork, const tree::Node& parent,
-                             std::vector<BranchPoint>& branches) {
+std::vector<BranchPoint> TreeState::branch_again(const tree::BackFork& fork,
+                                                 const tree::Node& parent) {
+  std::vector<BranchPoint> branches;
   const auto found = remembered_.find(parent.path);
-  if (found == remembered_.end() || fork.branches < 1) return;
+  if (found == remembered_.end() || fork.branches < 1) return branches;
   const BranchPoint& stand = *found->second;
   int next = 0;
   double first_entropy = 0;
@@ -236,7 +241,7 @@ void TreeState::branch_again(const tree::BackFork& fork, const tree::Node& paren
     branch.parent = stand.parent;
     branch.turn = stand.turn;
     branch.branch = next + b;
-    branch.forked = true;
+    branch.forked = branch.late = true;
     branch.origin = tree::ForkOrigin::value;
     branch.context = stand.context;
     branch.delta = stand.delta;
@@ -245,18 +250,37 @@ void TreeState::branch_again(const tree::BackFork& fork, const tree::Node& paren
     branch.first_entropy = first_entropy;
     branch.last_fork_turn = stand.turn;
     if (b == 0) branch.injected = fork.action;
+    fork_kept(branch);
     branches.push_back(std::move(branch));
   }
   shared_.progress.forks += static_cast<uint64_t>(fork.branches);
   shared_.spend({.forks = static_cast<uint64_t>(fork.branches)});
   forked(stand.parent, true,
-         nlohmann::json{{"rule", shared_.parts.rule->name()},
-                        {"turn", stand.turn},
-                        {"made", fork.branches},
-                        {"looked_back", true},
-                        {"injected", fork.action},
-                        {"reason", fork.reason}}
-             .dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
+         text_of({{"rule", shared_.parts.rule->name()},
+                  {"turn", stand.turn},
+                  {"made", fork.branches},
+                  {"children", kinds_of(branches)},
+                  {"looked_back", true},
+                  {"injected", fork.action},
+                  {"reason", fork.reason}}));
+  return branches;
+}
+
+/// Live where the node is kept; what fails leaves the branch to be made by value.
+void TreeState::fork_kept(BranchPoint& branch) {
+  KeptNode* kept = kept_->find(branch.parent.path);
+  if (!kept) return;
+  try {
+    envs::Fork made = kept->session->fork();
+    const bool by_value = kept->kind == envs::ForkKind::value;
+    branch.origin = by_value ? tree::ForkOrigin::value : origin_of(made.kind);
+    branch.environment = std::move(made.child);
+    shared_.progress.fork_us += made.duration_us;
+  } catch (const std::exception& error) {
+    failed(branch.parent.path,
+           text_of({{"operation", "fork a kept environment"}, {"reason", error.what()}}));
+  }
+  shared_.spend({.sandbox_seconds = kept->session->take_busy_seconds()});
 }
 
 void TreeState::seal() {
@@ -264,6 +288,7 @@ void TreeState::seal() {
   tree_.canonicalise();
   prompt_context_.reset();
   remembered_.clear();
+  kept_->clear();
   if (!cut_short_) {
     tree::Event event;
     event.type = EventType::tree_sealed;

@@ -23,6 +23,7 @@ struct NodeRef {
 
 struct BranchPoint;
 struct Step;
+class KeptNodes;
 
 /// Thread contract: any thread. Errors of the journal go to Shared::fail, never to the caller.
 class TreeState : public std::enable_shared_from_this<TreeState> {
@@ -73,15 +74,18 @@ class TreeState : public std::enable_shared_from_this<TreeState> {
   /// Where an episode stands behind a node: what a branch made later starts from.
   void remember(const NodeRef& node, const BranchPoint& stand, std::shared_ptr<const Step> history);
 
-  int forks = 0;  // made or tried; guarded by Shared::rule_mutex
+  /// Environments behind nodes that may be gone back to.
+  KeptNodes& kept() { return *kept_; }
+
+  int forks = 0;  // made or being made; guarded by Shared::rule_mutex
 
  private:
   void journal(tree::EventType type, const NodeRef& node, tree::Node payload, std::string text);
   void append(tree::Event event);
   void seal();
   std::vector<BranchPoint> look_back();
-  void branch_again(const tree::BackFork& fork, const tree::Node& parent,
-                    std::vector<BranchPoint>& branches);
+  std::vector<BranchPoint> branch_again(const tree::BackFork& fork, const tree::Node& parent);
+  void fork_kept(BranchPoint& branch);
 
   Shared& shared_;
   const TreeRequest request_;
@@ -91,6 +95,7 @@ class TreeState : public std::enable_shared_from_this<TreeState> {
   std::mutex mutex_;
   tree::Tree tree_;
   std::map<std::string, std::unique_ptr<BranchPoint>> remembered_;  // by path
+  std::unique_ptr<KeptNodes> kept_;
   int episodes_ = 0;
   std::atomic<bool> started_{false};
   bool cut_short_ = false;  // an episode was cancelled by Farm::cancel

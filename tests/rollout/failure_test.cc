@@ -161,6 +161,26 @@ TEST(FailureTest, WhatCannotBeForkedGoesOnUnbranched) {
   EXPECT_GT(refused, 0);
 }
 
+TEST(FailureTest, ARefusedForkLeavesTheRuleItsBudget) {
+  FakePolicyOptions policy;
+  policy.commands = {"look"};
+  Stage stage(policy);
+  stage.task->max_turns = 5;
+  std::atomic<int> refused{0};
+  stage.world->fault = [&](const std::string& operation, const std::string&) {
+    if (operation == "fork" && refused++ < 2) throw common::NotForkable("not here");
+  };
+  const auto rule = tree::make_fork_rule("uniform", {.max_forks_per_tree = 1, .probability = 1});
+  stage.parts.rule = rule.get();
+  const tree::Tree tree = stage.run(1, 1).at(0);
+  EXPECT_EQ(tree.leaves().size(), 2u);
+  const auto children = tree.children();
+  for (size_t i = 0; i < children.size(); ++i)
+    if (children[i].size() > 1) {
+      EXPECT_EQ(tree.nodes[i].turn, 2) << "the third turn that could be forked";
+    }
+}
+
 TEST(FailureTest, AForkThatBreaksIsMadeFromTheHistory) {
   auto run = [](bool fails) {
     Stage stage;

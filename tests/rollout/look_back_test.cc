@@ -8,6 +8,7 @@
 namespace espalier::rollout {
 namespace {
 
+using testing::count_leaves;
 using testing::FakePolicyOptions;
 using testing::Stage;
 using tree::Outcome;
@@ -45,6 +46,7 @@ TEST(LookBackTest, AddsBranchesToAFinishedTree) {
   policy.commands = {"look", "quiet", "lines"};  // nobody wins, nobody exits
   Stage stage(policy);
   stage.task->max_turns = 4;
+  stage.options.max_kept = 0;
   tree::Ledger ledger("generated_tokens", 0);
   stage.parts.ledger = &ledger;
   LateRule rule;
@@ -96,9 +98,67 @@ TEST(LookBackTest, AddsBranchesToAFinishedTree) {
   EXPECT_EQ(stage.world->live, 0);
 }
 
+TEST(LookBackTest, ForksLiveAtTheNodesThatAreKept) {
+  for (const size_t kept : {0, 1, 64}) {
+    FakePolicyOptions policy;
+    policy.commands = {"look", "quiet", "lines"};
+    Stage stage(policy);
+    stage.task->max_turns = 4;
+    stage.options.max_kept = kept;
+    stage.options.max_live = 2;
+    LateRule rule;
+    rule.back = [&](const tree::Tree& tree, int forks) {
+      tree::LookBack back;
+      EXPECT_EQ(stage.world->live, static_cast<int>(std::min<size_t>(kept, 6)))
+          << "of two episodes of four turns; there is nothing behind the last one";
+      if (forks > 0) return back;
+      for (const char* path : {"r0/t0", "r0/t1", "r0/t2", "r1/t0", "r1/t1", "r1/t2"})
+        back.forks.push_back({node_at(tree, path), 2, "", ""});
+      return back;
+    };
+    stage.parts.rule = &rule;
+    const tree::Tree tree = stage.run(1, 2).at(0);
+    size_t live = 0;
+    for (const tree::Node& node : tree.nodes) {
+      live += node.fork_origin == tree::ForkOrigin::live ? 1 : 0;
+      if (node.command == "look") {
+        EXPECT_EQ(node.observation, "look " + std::to_string(node.turn + 1)) << node.path;
+      }
+    }
+    EXPECT_EQ(live, 2 * std::min<size_t>(kept, 6));
+    EXPECT_EQ(tree.leaves().size(), 14u);
+    EXPECT_EQ(stage.world->live, 0);
+    EXPECT_EQ(stage.policy.participants(), 0u);
+  }
+}
+
+TEST(LookBackTest, AKeptEnvironmentThatCannotBeForkedLeavesTheBranchByValue) {
+  FakePolicyOptions policy;
+  policy.commands = {"look"};
+  Stage stage(policy);
+  stage.task->max_turns = 3;
+  std::atomic<bool> broken{false};
+  stage.world->fault = [&](const std::string& operation, const std::string&) {
+    if (operation == "fork" && broken) throw common::SandboxError("it went away");
+  };
+  LateRule rule;
+  rule.back = [&](const tree::Tree& tree, int forks) {
+    broken = true;
+    tree::LookBack back;
+    if (forks == 0) back.forks.push_back({node_at(tree, "r0/t0"), 1, "", ""});
+    return back;
+  };
+  stage.parts.rule = &rule;
+  const tree::Tree tree = stage.run(1, 1).at(0);
+  ASSERT_GE(node_at(tree, "r0/t1/b1"), 0);
+  EXPECT_EQ(tree.nodes[node_at(tree, "r0/t1/b1")].fork_origin, tree::ForkOrigin::value);
+  EXPECT_EQ(tree.nodes[node_at(tree, "r0/t1/b1")].observation, "look 2");
+}
+
 TEST(LookBackTest, TheSameSeedGivesTheSameTreesWhateverTheTiming) {
   for (const char* name : {"topk", "ucb", "pivot"}) {
     std::set<std::string> dumps;
+    size_t live = 0;
     for (uint64_t delay_seed : {1, 2, 3}) {
       FakePolicyOptions policy;
       policy.delay_seed = delay_seed;
@@ -112,11 +172,15 @@ TEST(LookBackTest, TheSameSeedGivesTheSameTreesWhateverTheTiming) {
       size_t branches = 0;
       for (const tree::Tree& tree : trees)
         for (const auto& children : tree.children()) branches += children.size() > 1 ? 1 : 0;
+      for (const tree::Tree& tree : trees)
+        for (const tree::Node& node : tree.nodes)
+          live += node.fork_origin == tree::ForkOrigin::live ? 1 : 0;
       EXPECT_GT(branches, 0u) << name;
       EXPECT_EQ(stage.policy.participants(), 0u);
       dumps.insert(testing::dump(trees));
     }
     EXPECT_EQ(dumps.size(), 1u) << name;
+    EXPECT_GT(live, 0u) << name;
   }
 }
 
@@ -131,6 +195,28 @@ TEST(LookBackTest, NotWhenTheBudgetIsSpent) {
   };
   stage.parts.rule = &rule;
   EXPECT_EQ(stage.run(1, 2).size(), 1u);
+}
+
+TEST(LookBackTest, BranchesThatWaitedWhileTheBudgetWasSpentDoNothing) {
+  FakePolicyOptions policy;
+  policy.commands = {"look"};
+  Stage stage(policy);
+  stage.task->max_turns = 4;
+  stage.options.deterministic = true;
+  tree::Ledger ledger("selector_tokens", 10);
+  stage.parts.ledger = &ledger;
+  LateRule rule;
+  rule.back = [&](const tree::Tree& tree, int) {
+    tree::LookBack back;
+    back.spend.selector_tokens = 10;
+    back.forks.push_back({node_at(tree, "r0/t1"), 1, "", ""});
+    return back;
+  };
+  stage.parts.rule = &rule;
+  const tree::Tree tree = stage.run(1, 1).at(0);
+  EXPECT_EQ(count_leaves(tree, Outcome::cancelled), 1);
+  EXPECT_EQ(tree.leaves().size(), 2u);
+  EXPECT_EQ(ledger.total().selector_tokens, 10u);
 }
 
 TEST(SampledForkTest, SiblingsStartWhereTheSampledActionDid) {
