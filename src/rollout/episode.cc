@@ -5,6 +5,7 @@
 
 #include "common/error.h"
 #include "rollout/branching.h"
+#include "rollout/kept_nodes.h"
 #include "rollout/suspend.h"
 
 namespace espalier::rollout {

@@ -17,7 +17,7 @@ namespace espalier::tree {
 namespace {
 
 constexpr const char* kFormat = "espalier-trees";
-constexpr uint32_t kVersion = 2;
+constexpr uint32_t kVersion = 3;
 constexpr uint32_t kOldestVersion = 1;
 
 /// The columns of the two tables: what is written, read and documented. `columns` is a writer or a
@@ -49,12 +49,12 @@ void node_columns(Columns& columns) {
   columns.column("first_entropy", &Node::first_entropy);
   columns.column("policy_version", &Node::policy_version);
   columns.column("sampling_key", &Node::sampling_key);
-  columns.column("injected", &Node::injected);
   columns.column("command", &Node::command);
   columns.column("observation", &Node::observation);
   columns.column("exit_code", &Node::exit_code);
   columns.column("timed_out", &Node::timed_out);
   columns.column_since(2, "command_state", &Node::command_state);
+  columns.column_since(3, "injected", &Node::injected);
   columns.column("fork_origin", &Node::fork_origin);
   columns.column("fork_rule", &Node::fork_rule);
   columns.column("snapshot", &Node::snapshot);

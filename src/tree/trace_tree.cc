@@ -230,7 +230,7 @@ NodeId tree_digest(const Tree& tree) {
       encoder.text(*text);
     encoder.scalar(static_cast<int32_t>(node.exit_code));
     encoder.scalar(static_cast<uint8_t>(node.timed_out));
-    encoder.scalar(static_cast<uint8_t>(node.injected));
+    if (node.injected) encoder.text("injected");  // left out else: the digests of older trees stay
     encoder.scalar(static_cast<uint8_t>(node.command_state));
     encoder.scalar(static_cast<uint8_t>(node.fork_origin));
     encoder.scalar(static_cast<uint8_t>(node.outcome));

@@ -109,9 +109,9 @@ TEST(LookBackTest, ForksLiveAtTheNodesThatAreKept) {
     LateRule rule;
     rule.back = [&](const tree::Tree& tree, int forks) {
       tree::LookBack back;
+      if (forks > 0) return back;
       EXPECT_EQ(stage.world->live, static_cast<int>(std::min<size_t>(kept, 6)))
           << "of two episodes of four turns; there is nothing behind the last one";
-      if (forks > 0) return back;
       for (const char* path : {"r0/t0", "r0/t1", "r0/t2", "r1/t0", "r1/t1", "r1/t2"})
         back.forks.push_back({node_at(tree, path), 2, "", ""});
       return back;

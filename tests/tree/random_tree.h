@@ -33,7 +33,6 @@ inline void fill_turn(Node& node, common::Rng& rng) {
   node.first_entropy = node.entropies.front();
   node.policy_version = 3;
   node.sampling_key = rng.next();
-  node.injected = rng.range(0, 9) == 0;
   node.command = "cat file" + std::to_string(rng.range(0, 9));
   node.observation = "line\n\xff raw " + std::to_string(rng.range(0, 9));
   node.exit_code = static_cast<int>(rng.range(0, 2));

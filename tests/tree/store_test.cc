@@ -11,6 +11,7 @@
 #include "common/error.h"
 #include "common/files.h"
 #include "tree/file_limit.h"
+#include "tree/journal.h"
 #include "tree/random_tree.h"
 
 namespace espalier::tree {
@@ -46,6 +47,29 @@ TEST(Store, ReadsBackEveryField) {
   const auto read = read_trees(file);
   ASSERT_EQ(read.size(), trees.size());
   for (size_t i = 0; i < trees.size(); ++i) EXPECT_TRUE(testing::same_tree(read[i], trees[i])) << i;
+}
+
+TEST(Store, AnInjectedActionStaysOneInShardJournalAndDigest) {
+  const TempDir dir;
+  Tree tree = random_tree(1);
+  const NodeId plain = tree_digest(tree);
+  tree.nodes[0].injected = true;
+  EXPECT_NE(tree_digest(tree).hex(), plain.hex());
+  const auto file = shard_path(dir.path(), 0);
+  write_trees(file, {tree});
+  EXPECT_TRUE(read_trees(file).at(0).nodes[0].injected);
+  {
+    JournalWriter journal(dir.path() / "journal", Durability::none);
+    Event event;
+    event.type = EventType::turn;
+    event.node = tree.nodes[0].id;
+    event.payload = tree.nodes[0];
+    journal.append(event);
+  }
+  JournalReader reader(dir.path() / "journal");
+  const auto read = reader.next();
+  ASSERT_TRUE(read);
+  EXPECT_TRUE(read->payload.injected);
 }
 
 TEST(Store, EmptyShardsAndEmptyFields) {
