@@ -78,7 +78,7 @@ TEST(ForkRules, NoneNeverBranches) {
 
 TEST(ForkRules, ThoseThatDecideBeforeAnActionWarnOfNothing) {
   for (const char* rule : {"uniform", "online_entropy", "voi"}) {
-    const RuleRun run(rule);
+    const RuleRun run(rule, {"trainer.total_steps=4"});  // voi waits for a step and for 50 scores
     EXPECT_GT(run.branchings(), 0u) << rule;
     EXPECT_EQ(run.fork_events_with("looked_back"), 0u) << rule;
     EXPECT_TRUE(run.summary()["warnings"].empty()) << rule;

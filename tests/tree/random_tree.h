@@ -111,11 +111,11 @@ inline bool same_node(const Node& a, const Node& b) {
          a.sampling_key == b.sampling_key && a.command == b.command &&
          a.observation == b.observation && a.exit_code == b.exit_code &&
          a.timed_out == b.timed_out && a.injected == b.injected &&
-         a.command_state == b.command_state &&
-         a.fork_origin == b.fork_origin && a.fork_rule == b.fork_rule && a.snapshot == b.snapshot &&
-         a.outcome == b.outcome && a.reward == b.reward && a.failure == b.failure &&
-         a.value == b.value && a.advantage == b.advantage && a.weight == b.weight &&
-         a.s_plus == b.s_plus && a.s_minus == b.s_minus;
+         a.command_state == b.command_state && a.fork_origin == b.fork_origin &&
+         a.fork_rule == b.fork_rule && a.snapshot == b.snapshot && a.outcome == b.outcome &&
+         a.reward == b.reward && a.failure == b.failure && a.value == b.value &&
+         a.advantage == b.advantage && a.weight == b.weight && a.s_plus == b.s_plus &&
+         a.s_minus == b.s_minus;
 }
 
 inline bool same_tree(const Tree& a, const Tree& b) {
