@@ -257,18 +257,19 @@ void Measurement::snapshots() {
   figures_["snapshot_open_mb_per_s"] = more_ms > 0 ? double(kStateMegabytes) * 1000 / more_ms : 0;
 }
 
-/// Forks whose child has answered, with every process of the backend on these cores.
+/// Forks whose child has answered, several at a time from parents that rest, with every process of
+/// the backend on these cores.
 double Measurement::forks_per_second(int cores) {
   const Cores confined(cores);
   const auto backend = new_backend();
+  std::vector<envs::EnvironmentPtr> parents;
+  for (int t = 0; t < cores * 2; ++t) parents.push_back(create(*backend, {}));
   std::atomic<int> forks{0};
   std::vector<std::thread> threads;
   const auto start = std::chrono::steady_clock::now();
-  for (int t = 0; t < cores * 2; ++t)
+  for (const envs::EnvironmentPtr& parent : parents)
     threads.emplace_back([&] {
-      envs::EnvironmentPtr parent;
-      for (int i = 0; std::chrono::steady_clock::now() - start < kRateTime; ++i) {
-        if (i % kForksOfOneParent == 0) parent = create(*backend, {});
+      while (std::chrono::steady_clock::now() - start < kRateTime) {
         const envs::EnvironmentPtr child =
             common::await<envs::Fork>([&](auto done) { parent->fork(std::move(done)); }).child;
         run(*child, ":");

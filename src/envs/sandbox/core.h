@@ -18,6 +18,7 @@
 #include "envs/sandbox/backend.h"
 #include "envs/sandbox/cgroups.h"
 #include "envs/sandbox/cradles.h"
+#include "envs/sandbox/networks.h"
 #include "envs/sandbox/spawner.h"
 #include "envs/sandbox/worker.h"
 
@@ -71,6 +72,10 @@ struct Core : std::enable_shared_from_this<Core> {
   LayerPtr new_layer() { return std::make_shared<Layer>(weak_from_this(), next_id++); }
   /// The base of an environment. On the reactor's thread. Errors: SandboxError, TaskError.
   void find_base(const EnvironmentSpec& spec, Completion<BaseImage> done);
+  /// Of a sandbox, for the kernel to count by user namespace where no control group does; 0: none.
+  uint32_t process_limit(const Limits& limits) const {
+    return cgroups.limits_processes() || !limits.pids ? 0 : uint32_t(limits.pids + 2);
+  }
   /// The process that freezes and copies the session of the sandbox with this upper.
   Channel& keeper(uint64_t id) { return *keepers[id % keepers.size()]; }
   /// Holds back a finished command for the determinism test; calls go at once without it.
@@ -80,6 +85,7 @@ struct Core : std::enable_shared_from_this<Core> {
   std::optional<common::TempDir> scratch;  // for uppers on disk, where they may be needed
   Spawner spawner;
   CgroupPool cgroups;
+  NetworkPool networks;
   CradlePool cradles;
   std::vector<std::unique_ptr<Channel>> keepers;  // none: sessions cannot be forked live here
   std::unordered_set<std::shared_ptr<Sandbox>> sandboxes;        // running, or dying until reaped

@@ -1,6 +1,5 @@
 #include "envs/sandbox/cradles.h"
 
-#include <algorithm>
 #include <chrono>
 
 #include "common/error.h"
@@ -29,19 +28,15 @@ std::unique_ptr<Cradle> CradlePool::make(const Limits& limits) {
   return cradle;
 }
 
-std::unique_ptr<Cradle> CradlePool::take(const Limits& limits, uint32_t depth) {
+std::unique_ptr<Cradle> CradlePool::take(const Limits& limits) {
   auto& idle = idle_[key(limits)];
   std::unique_ptr<Cradle> cradle;
   if (idle.empty()) {
     cradle = make(limits);
   } else {
-    auto fitting = std::find_if(idle.begin(), idle.end(),
-                                [&](const auto& candidate) { return candidate->depth == depth; });
-    if (fitting == idle.end()) fitting = idle.begin();
-    cradle = std::move(*fitting);
-    idle.erase(fitting);
+    cradle = std::move(idle.back());  // the last used: its memory is warm
+    idle.pop_back();
   }
-  cradle->depth = depth;
   if (idle.empty())
     reactor_->post([this, limits] {
       if (closed_ || !idle_[key(limits)].empty()) return;

@@ -18,7 +18,6 @@ namespace espalier::envs::sandbox {
 struct Cradle {
   std::unique_ptr<Cgroup> group;  // null where the machine has no usable controller
   std::unique_ptr<Channel> channel;
-  uint32_t depth = 0;  // of the last sandbox: it has a network namespace for one like it
 };
 
 /// Makes, reuses and ends cradles; one is always made ahead, for joining the groups may take
@@ -32,8 +31,8 @@ class CradlePool {
   CradlePool(const CradlePool&) = delete;
   CradlePool& operator=(const CradlePool&) = delete;
 
-  /// For a sandbox of these limits, `depth` live forks away from its start. Errors: SandboxError.
-  std::unique_ptr<Cradle> take(const Limits& limits, uint32_t depth);
+  /// For a sandbox of these limits. Errors: SandboxError.
+  std::unique_ptr<Cradle> take(const Limits& limits);
   /// Once every process of the sandbox is gone.
   void give_back(const Limits& limits, std::unique_ptr<Cradle> cradle);
   /// Ends all that are idle.

@@ -20,6 +20,12 @@ void throw_errno(const std::string& what) {
   throw common::SandboxError(what + ": " + std::strerror(error) + hint);
 }
 
+Fd duplicate(const Fd& fd) {
+  Fd out(fcntl(fd.get(), F_DUPFD_CLOEXEC, 0));
+  if (!out) throw_errno("duplicate a descriptor");
+  return out;
+}
+
 Pipe make_pipe(bool nonblocking_read, bool nonblocking_write) {
   int fds[2];
   if (pipe2(fds, O_CLOEXEC)) throw_errno("make a pipe");

@@ -35,6 +35,9 @@ class Fd {
 /// SandboxError "WHAT: reason of errno".
 [[noreturn]] void throw_errno(const std::string& what);
 
+/// A second descriptor of the same file. Errors: SandboxError.
+Fd duplicate(const Fd& fd);
+
 struct Pipe {
   Fd read, write;
 };

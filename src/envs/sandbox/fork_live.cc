@@ -107,10 +107,9 @@ class LiveForking : public std::enable_shared_from_this<LiveForking> {
 bool may_fork_live(const EnvironmentState& state) {
   const Core& core = *state.core;
   const EnvironmentSpec& spec = state.sandbox->seed().spec;
-  // Processes counted by the kernel per user namespace need one for each sandbox alone.
-  bool counted = core.cgroups.limits_processes() || !spec.limits.pids;
-  // The way out of a network belongs to the sandbox it was made for.
-  return !core.keepers.empty() && counted && !spec.network &&
+  // Processes counted by the kernel per user namespace need one for each sandbox alone, and the way
+  // out of a network belongs to the sandbox it was made for.
+  return !core.keepers.empty() && !core.process_limit(spec.limits) && !spec.network &&
          state.sandbox->depth() < core.spawner.max_depth();
 }
 

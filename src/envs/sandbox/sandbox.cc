@@ -68,16 +68,17 @@ void Sandbox::request_spawn(std::vector<Fd> more, int32_t shell_pid, uint64_t sh
                             wire::TerminalShape shape) {
   const Limits& limits = seed_.spec.limits;
   upper_ = core_->new_layer();
-  cradle_ = core_->cradles.take(limits, depth_);
+  cradle_ = core_->cradles.take(limits);
   wire::SpawnRequest request{};
   request.header.op = wire::SpawnerOp::spawn;
   request.header.id = upper_->id();
   request.upper_bytes = limits.disk_bytes;
   request.upper_inodes = limits.disk_inodes;
   request.data_limit = core_->cgroups.limits_memory() ? 0 : limits.memory_bytes;
-  request.process_limit =
-      core_->cgroups.limits_processes() || !limits.pids ? 0 : uint32_t(limits.pids + 2);
+  request.process_limit = core_->process_limit(limits);
   request.network = seed_.spec.network;
+  if (shares_networks()) isolated_network_ = core_->networks.take(depth_);
+  request.reuse_network = static_cast<bool>(isolated_network_);
   request.layer_count = uint32_t(seed_.layers.size());
   request.depth = depth_;
   request.shell_pid = shell_pid;
@@ -88,6 +89,7 @@ void Sandbox::request_spawn(std::vector<Fd> more, int32_t shell_pid, uint64_t sh
   for (const LayerPtr& layer : seed_.layers) message += bytes_of(uint64_t{layer->id()});
   auto [ours, theirs] = make_socket_pair();
   control_ = std::move(ours);
+  if (isolated_network_) more.insert(more.begin(), duplicate(isolated_network_));
   more.insert(more.begin(), std::move(theirs));
   core_->sandboxes.insert(shared_from_this());
   auto self = shared_from_this();
@@ -101,6 +103,12 @@ void Sandbox::request_spawn(std::vector<Fd> more, int32_t shell_pid, uint64_t sh
                            }
                            self->on_reaped();
                          });
+}
+
+/// Where the kernel counts its processes by user namespace it has one of its own, and so its
+/// network.
+bool Sandbox::shares_networks() const {
+  return !seed_.spec.network && !core_->process_limit(seed_.spec.limits);
 }
 
 /// Everything the shell needs is sent ahead: it waits in the socket and the pipe until init is
@@ -177,14 +185,16 @@ void Sandbox::watch_descriptors() {
   core_->reactor.watch(status_.get(), EPOLLIN,
                        [self](uint32_t events) { self->on_status(events); });
   core_->reactor.watch(command_.get(), 0, [self](uint32_t events) {
-    if (events & (EPOLLOUT | EPOLLERR)) self->flush_command();
+    if (events & EPOLLERR) return self->abandon_command();
+    if (events & EPOLLOUT) self->flush_command();
   });
 }
 
 void Sandbox::started_with(std::vector<Fd> fds) {
-  if (fds.size() != 2) return fail("the supervisor's answer lacks descriptors");
+  if (fds.size() < 2) return fail("the supervisor's answer lacks descriptors");
   pidfd_ = std::move(fds[0]);
   root_ = std::move(fds[1]);
+  if (fds.size() > 2) isolated_network_ = std::move(fds[2]);
   auto self = shared_from_this();
   core_->reactor.watch(pidfd_.get(), EPOLLIN, [self](uint32_t) { self->on_reaped(); });
   if (killed_) syscall(SYS_pidfd_send_signal, pidfd_.get(), SIGKILL, nullptr, 0);
@@ -203,6 +213,8 @@ void Sandbox::maybe_started() {
   output_buffer_.take();
   last_exit_code_ = seed_.last_exit_code;
   core_->flattener->consider(seed_);
+  if (shares_networks() && cradle_ && !core_->keepers.empty())
+    core_->networks.prepare(depth_ + 1, *cradle_->channel);
   std::exchange(started_, nullptr)(shared_from_this());
 }
 
@@ -258,14 +270,16 @@ void Sandbox::flush_command() {
       core_->reactor.rearm(command_.get(), EPOLLOUT);
       return;
     }
-    if (n < 0) {  // the shell is gone: its exit is reported by init
-      command_pending_.clear();
-      core_->reactor.unwatch(command_.get());
-      return;
-    }
+    if (n < 0) return abandon_command();
     command_pending_.erase(0, size_t(n));
   }
   core_->reactor.rearm(command_.get(), 0);
+}
+
+/// The shell is gone: its exit is reported by init.
+void Sandbox::abandon_command() {
+  command_pending_.clear();
+  core_->reactor.unwatch(command_.get());
 }
 
 void Sandbox::on_output(uint32_t) {
@@ -484,6 +498,8 @@ void Sandbox::on_reaped() {
   if (killed_) root_.reset();
   if (network_) core_->reactor.unwatch(network_->ready_fd());
   network_.reset();
+  if (shares_networks()) core_->networks.give_back(depth_, std::move(isolated_network_));
+  isolated_network_.reset();
   core_->cradles.give_back(seed_.spec.limits, std::move(cradle_));
   origin_.reset();
   first_.reset();

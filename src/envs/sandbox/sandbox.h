@@ -152,9 +152,11 @@ class Sandbox : public std::enable_shared_from_this<Sandbox> {
   void started_with(std::vector<Fd> fds);
   void maybe_started();
   void connect_network();
+  bool shares_networks() const;
 
   void send_line(std::string line);
   void flush_command();
+  void abandon_command();
   void on_output(uint32_t events);
   void drain_output();
   void on_status(uint32_t events);
@@ -186,6 +188,7 @@ class Sandbox : public std::enable_shared_from_this<Sandbox> {
   std::unique_ptr<PublicNetwork> network_;  // where the task has one
   bool network_up_ = false;
   Fd control_, command_, output_, status_, pidfd_, root_;
+  Fd isolated_network_;  // where the task has none
   Completion<std::shared_ptr<Sandbox>> started_;
   Fd received_fd_;  // came with the message from init that is being handled
   bool shell_ready_ = false;

@@ -19,12 +19,6 @@ uint64_t inode(const Fd& fd) {
   return fd && fstat(fd.get(), &st) == 0 ? st.st_ino : 0;
 }
 
-Fd duplicate(const Fd& fd) {
-  Fd out(fcntl(fd.get(), F_DUPFD_CLOEXEC, 0));
-  if (!out) throw_errno("duplicate a descriptor");
-  return out;
-}
-
 }  // namespace
 
 Origin::~Origin() {

@@ -22,8 +22,9 @@ inline constexpr uint32_t kSandboxAgent = 1000;  // uid and gid of the agent
 
 enum class SpawnerOp : uint32_t {
   configure = 1,  // ConfigureRequest, seccomp program; replied when the skeleton stands
-  spawn,  // to a cradle: SpawnRequest, fds: control socket and, for the init of a copy, pidfd of
-          // the original's init, link to the keeper; reply fds: pidfd, root directory
+  spawn,  // to a cradle: SpawnRequest, fds: control socket, with reuse_network a network namespace
+          // and, for the init of a copy, pidfd of the original's init, link to the keeper; reply
+          // fds: pidfd, root directory and the network namespace if it is another
   add_layer,     // LayerRequest, fd: pack; a new read-only layer holding it; replied when it stands
   merge_layers,  // LayerRequest; a new read-only layer that shows what these show over the base
   seal,          // id: the dead sandbox's upper becomes a read-only layer
@@ -33,7 +34,8 @@ enum class SpawnerOp : uint32_t {
   cradle,        // fds: its channel, cgroup files; a process that waits in those groups
   keeper,        // fd: its channel; a process that freezes and copies sessions
   // to a cradle
-  adopt,  // AdoptRequest: move a copied session, and what it started, into this cradle's groups
+  network,  // id: depth; reply fd: a network namespace for a sandbox as deep
+  adopt,    // AdoptRequest: move a copied session, and what it started, into this cradle's groups
   // to a keeper; id names the session's sandbox
   freeze,   // FreezeRequest, fd: pidfd of its init; reply value: FreezeOutcome, text: why not
   copy,     // CopyRequest, fds: link to the new init and, for a session without a terminal, the
@@ -70,10 +72,10 @@ struct SpawnRequest {
   uint64_t data_limit;     // RLIMIT_DATA, 0: none
   uint32_t process_limit;  // RLIMIT_NPROC, 0: none
   uint32_t network;        // 1: a way out is coming: close all but the public ranges
+  uint32_t reuse_network;  // 1: the one sent along, if it is as new
   uint32_t layer_count;    // uint64_t ids follow, topmost first; the skeleton is implied
   uint32_t depth;          // of live forks above: which user namespace it lives in
   int32_t shell_pid;       // of the session that is copied into it; 0: it starts its own
-  uint32_t reserved;
   uint64_t shell_output;   // inode of the copy's output pipe
   TerminalShape terminal;  // of the copy's terminal, no columns: it has none; its master is sent
                            // with terminal

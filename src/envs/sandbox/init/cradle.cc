@@ -17,6 +17,7 @@
 
 #include "envs/sandbox/init/inspect.h"
 #include "envs/sandbox/init/layers.h"
+#include "envs/sandbox/init/network.h"
 
 namespace espalier::envs::init {
 namespace {
@@ -28,8 +29,6 @@ constexpr size_t kMaxFamily = 4096;
 alignas(16) char g_message[wire::kMaxMessageBytes];
 // Of the children that share memory, and then of the init that is a copy of one of them.
 alignas(16) char g_stacks[2][1 << 20];
-// Network namespaces are dear to make; nobody inside can change one. The last used of each depth.
-int g_networks[wire::kMaxDepth + 1];
 int g_groups[kMaxGroups];
 size_t g_group_count = 0;
 pid_t g_init = 0;  // of the sandbox brought up last
@@ -39,12 +38,19 @@ struct Birth {
   const SandboxPlan* plan;
   int holder;   // pidfd of the init whose process namespace it is nested in; -1: the spawner's
   int user_ns;  // -1: none (unprivileged)
-  int network;  // to be used again; -1: none
   uint64_t flags = CLONE_PARENT | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWNS | CLONE_NEWCGROUP;
+  int network = -1;  // to be used again
+  bool new_network = false;
   pid_t pid = -1;
   int pidfd = -1;
-  bool new_network = true;
   Failure failure = {};
+};
+
+/// For run_sharing: makes a network namespace.
+struct Isolation {
+  const Base* base;
+  int user_ns;  // its owner
+  int network = -1;
 };
 
 /// Nothing of an earlier sandbox may show: sockets go with their processes, but closed connections
@@ -66,13 +72,35 @@ pid_t run_sharing(int (*function)(void*), char* stack, int flags, void* argument
                argument);
 }
 
+int isolate(void* argument) {
+  Isolation& isolation = *static_cast<Isolation*>(argument);
+  if (isolation.user_ns >= 0 && setns(isolation.user_ns, CLONE_NEWUSER)) return 0;
+  if (unshare(CLONE_NEWNET)) return 0;
+  raise_loopback();
+  isolation.network = openat(isolation.base->proc_fd, "thread-self/ns/net", O_RDONLY | O_CLOEXEC);
+  return 0;
+}
+
+/// Its owner may enter and nobody inside may change it. -1 on failure.
+int make_network(const Base& base, int user_ns, char* stack) {
+  Isolation isolation{&base, user_ns};
+  return run_sharing(isolate, stack, SIGCHLD, &isolation) < 0 ? -1 : isolation.network;
+}
+
+bool enter_network(Birth* birth) {
+  if (birth->network >= 0 && setns(birth->network, CLONE_NEWNET) == 0 &&
+      network_is_clean(*birth->base))
+    return true;
+  birth->network = make_network(*birth->base, birth->user_ns, g_stacks[1]);
+  birth->new_network = birth->network >= 0;
+  return birth->new_network && setns(birth->network, CLONE_NEWNET) == 0;
+}
+
 int clone_init(void* argument) {
   Birth& birth = *static_cast<Birth*>(argument);
   birth.pid = sys_clone(birth.flags, &birth.pidfd);
   if (birth.pid == 0) {
-    SandboxPlan plan = *birth.plan;
-    plan.new_network = birth.new_network;
-    sandbox_main(*birth.base, plan);
+    sandbox_main(*birth.base, *birth.plan);
   }
   return birth.pid > 0 || birth.failure.set("clone the sandbox's first process");
 }
@@ -83,12 +111,10 @@ int give_birth(void* argument) {
   Failure& failure = birth.failure;
   if (birth.holder >= 0 && setns(birth.holder, CLONE_NEWPID))
     return failure.set("enter the process namespace");
-  if (birth.network >= 0 && !birth.plan->request.network &&
-      setns(birth.network, CLONE_NEWNET) == 0 && network_is_clean(base)) {
-    birth.new_network = false;
-  } else {
+  if (birth.plan->request.network)
     birth.flags |= CLONE_NEWNET;
-  }
+  else if (!enter_network(&birth))
+    return failure.set("enter the network namespace");
   if (setns(base.template_ns, CLONE_NEWNS)) return failure.set("enter the template namespace");
   // What it is born with is owned by its user namespace, so that a copied session may enter it.
   if (birth.user_ns >= 0 && setns(birth.user_ns, CLONE_NEWUSER))
@@ -104,16 +130,6 @@ bool bear(Birth* birth) {
   if (run_sharing(give_birth, g_stacks[0], SIGCHLD, birth) < 0) return birth->failure.set("clone");
   if (birth->pid > 0 && birth->holder >= 0) birth->pid = pid_of(*birth->base, birth->pidfd);
   return birth->pid > 0;
-}
-
-void keep_network(const Base& base, const Birth& birth, uint32_t depth) {
-  if (!birth.new_network || birth.plan->request.network) return;
-  char path[64];
-  snprintf(path, sizeof path, "%d/ns/net", birth.pid);
-  int fd = openat(base.proc_fd, path, O_RDONLY | O_CLOEXEC);
-  if (fd < 0) return;
-  if (g_networks[depth] >= 0) close(g_networks[depth]);
-  g_networks[depth] = fd;
 }
 
 bool choose_user_namespace(const Base& base, const wire::SpawnRequest& request, int* ns,
@@ -134,33 +150,46 @@ void handle_spawn(int channel, Base* base, const wire::SpawnRequest& request, co
   SandboxPlan plan;
   plan.request = request;
   plan.control_fd = fds[0];
-  plan.link_fd = fd_count > 2 ? fds[2] : -1;
-  Birth birth{base, &plan, fd_count > 1 ? fds[1] : -1, -1, -1};
+  const int* originals = fds + 1 + request.reuse_network;  // and its keeper's
+  bool copies = fds + fd_count >= originals + 2;
+  plan.link_fd = copies ? originals[1] : -1;
+  Birth birth{base, &plan, copies ? originals[0] : -1, -1};
+  if (request.reuse_network) birth.network = fds[1];
   Failure& failure = birth.failure;
-  int out[2] = {-1, -1};
+  int out[3] = {-1, -1, -1};
   bool done =
       choose_user_namespace(*base, request, &birth.user_ns, &failure) &&
       make_upper(*base, request.header.id, request.upper_bytes, request.upper_inodes, &failure);
-  if (done) birth.network = g_networks[request.depth];
   if (done) plan.overlay_fd = make_overlay(base, request, layers, &failure);
   done = done && plan.overlay_fd >= 0;
   if (done) out[1] = openat(plan.overlay_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   done = done && bear(&birth);
   out[0] = birth.pidfd;
+  if (birth.new_network) out[2] = birth.network;
   if (done && plan.link_fd >= 0) {
     char byte = 0;
     send_packet(plan.link_fd, &byte, 1, out, 1);
   }
   if (done) {
-    keep_network(*base, birth, request.depth);
     g_init = birth.pid;
-    reply(channel, request.header, nullptr, uint32_t(birth.pid), out, 2);
+    reply(channel, request.header, nullptr, uint32_t(birth.pid), out, birth.new_network ? 3 : 2);
   } else {
     drop_layer(*base, request.header.id);
     reply(channel, request.header, &failure);
   }
-  for (int fd : {out[0], out[1], plan.overlay_fd, birth.user_ns})
+  for (int fd : {out[0], out[1], out[2], plan.overlay_fd, birth.user_ns})
     if (fd >= 0) close(fd);
+}
+
+void handle_network(const Base& base, int channel, const wire::SpawnerHeader& header) {
+  Failure failure;
+  errno = ENOSPC;
+  int network = -1;
+  if (!base.root_mode || header.id < base.user_ns_count)
+    network = make_network(base, base.root_mode ? base.user_ns[header.id] : -1, g_stacks[0]);
+  if (network < 0) failure.set("make a network namespace");
+  reply(channel, header, network < 0 ? &failure : nullptr, 0, &network, network < 0 ? 0 : 1);
+  if (network >= 0) close(network);
 }
 
 bool read_process_namespace(const Base& base, pid_t pid, char* out, size_t size) {
@@ -225,6 +254,7 @@ void handle(Base* base, int channel, size_t size, const int* fds, size_t fd_coun
   if (header.op == wire::SpawnerOp::spawn && fd_count && size >= sizeof(wire::SpawnRequest))
     return handle_spawn(channel, base, *reinterpret_cast<const wire::SpawnRequest*>(g_message), fds,
                         fd_count);
+  if (header.op == wire::SpawnerOp::network) return handle_network(*base, channel, header);
   if (header.op != wire::SpawnerOp::adopt) _exit(1);
   handle_adopt(*base, reinterpret_cast<const wire::AdoptRequest*>(g_message)->pid);
 }
@@ -237,7 +267,6 @@ void cradle_main(Base* base, int channel, const int* groups, size_t group_count)
   sigset_t none;
   sigemptyset(&none);
   sigprocmask(SIG_SETMASK, &none, nullptr);
-  for (int& network : g_networks) network = -1;
   for (size_t i = 0; i < group_count; ++i) {
     g_groups[g_group_count++] = groups[i];
     (void)!write(groups[i], "0", 1);

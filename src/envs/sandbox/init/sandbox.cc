@@ -177,7 +177,7 @@ void sandbox_main(const Base& base, const SandboxPlan& plan) {
   signal(SIGCHLD, SIG_DFL);
   setsid();
   volunteer_for_oom(base);
-  if (plan.new_network) raise_loopback();
+  if (plan.request.network) raise_loopback();
   bool done = (!plan.request.network || close_private_routes(&failure)) &&
               enter_root(base, plan, &failure) && become_root(base, &failure);
   if (done) {

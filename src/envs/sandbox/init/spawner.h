@@ -50,7 +50,6 @@ struct SandboxPlan {
   int overlay_fd = -1;       // detached overlay mount
   int control_fd = -1;       // init's end of the control socket
   int link_fd = -1;          // to the keeper that puts a copied session into it; -1: none
-  bool new_network = false;  // its network namespace is a fresh one
   wire::SpawnRequest request{};
 };
 
