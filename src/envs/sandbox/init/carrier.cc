@@ -26,7 +26,6 @@ namespace {
 
 constexpr int kLinkTimeoutMs = 5000;
 constexpr size_t kMaxSent = 5 + Inventory::kMaxFds;
-constexpr int kLastCapability = 63;
 
 /// What is made for one copy, and undone with it.
 struct Making {
@@ -219,9 +218,9 @@ bool clone_in_carrier(Making* making) {
   script->call(SYS_setns, uint64_t(making->received[0]), kSpaces);
   if (root) script->call(SYS_setresuid, kRoot, kRoot, kRoot);
   script->call(SYS_prctl, PR_SET_DUMPABLE, uint64_t(frozen.dumpable));
-  for (int capability = 0; capability <= kLastCapability; ++capability)
+  for (int capability = 0; capability <= making->base.last_capability; ++capability)
     if (!(kBoundingSet & capability_bit(capability)))
-      script->call_flagged(kMayFail, SYS_prctl, PR_CAPBSET_DROP, uint64_t(capability));
+      script->call(SYS_prctl, PR_CAPBSET_DROP, uint64_t(capability));
   add_files(script, *making);
   for (size_t i = 0; i < making->sent_count; ++i)
     script->call(SYS_close, uint64_t(making->received[i]));

@@ -6,6 +6,8 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <linux/capability.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -14,6 +16,7 @@
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -42,6 +45,7 @@ char g_shell_output[64];  // the name of what the shell's descriptor 1 was at it
 bool g_shell_on_terminal = false;
 int g_control = -1;
 bool g_root_mode = false;
+sock_fprog g_filter;     // for programs, until it is loaded
 bool g_holding = false;  // a frozen session's init: the trainer hears of every process that ends
 
 void reply(wire::InitOp op, uint32_t ticket, int error, int value, const char* text = "",
@@ -104,6 +108,16 @@ void remember_shell(pid_t pid, const int* fds, const Pty& pty) {
     snprintf(g_shell_output, sizeof g_shell_output, "pipe:[%lu]", st.st_ino);
 }
 
+/// Loading takes as long as forking a process does, and the inits of copied sessions seldom start
+/// another program: so not before the first one.
+bool load_filter() {
+  if (g_filter.len == 0) return true;
+  if (syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_SPEC_ALLOW, &g_filter))
+    return false;
+  g_filter.len = 0;
+  return true;
+}
+
 void handle_exec(const char* message, size_t size, const int* fds, size_t fd_count) {
   wire::ExecRequest request;
   memcpy(&request, message, sizeof request);
@@ -123,6 +137,8 @@ void handle_exec(const char* message, size_t size, const int* fds, size_t fd_cou
   env[request.env_count] = nullptr;
   for (uint32_t i = 0; i < request.env_count; ++i)  // execvpe searches our PATH, not the child's
     if (!strncmp(env[i], "PATH=", 5)) setenv("PATH", env[i] + 5, 1);
+  if (!load_filter())
+    return reply(wire::InitOp::started, request.header.ticket, errno, 0, "load the seccomp filter");
   Pty pty;
   bool owned_by_agent = g_root_mode && !(request.flags & wire::kExecAsRoot);
   if (request.flags & wire::kExecTerminal &&
@@ -274,9 +290,10 @@ void handle(size_t size, const int* fds, size_t fd_count) {
 
 }  // namespace
 
-void pid1_loop(int control_fd, bool root_mode, const wire::SpawnRequest& request) {
+void pid1_loop(int control_fd, const Base& base, const wire::SpawnRequest& request) {
   g_control = control_fd;
-  g_root_mode = root_mode;
+  g_root_mode = base.root_mode;
+  g_filter = {base.seccomp_length, const_cast<sock_filter*>(base.seccomp)};
   g_shell = request.shell_pid;
   g_shell_on_terminal = request.terminal.columns;
   if (g_shell_on_terminal)

@@ -125,16 +125,12 @@ void set_limits(const wire::SpawnRequest& request) {
 }
 
 bool drop_privileges(const Base& base, Failure* failure) {
-  for (int capability = 0; capability < 64; ++capability)
-    if (!(kBoundingSet & capability_bit(capability)) &&
-        prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) && errno != EINVAL)
+  for (int capability = 0; capability <= base.last_capability; ++capability)
+    if (!(kBoundingSet & capability_bit(capability)) && prctl(PR_CAPBSET_DROP, capability, 0, 0, 0))
       return failure->set("drop capability %d", capability);
   if (sys_capset(kInitSet, kBoundingSet)) return failure->set("capset");
   if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)) return failure->set("no_new_privs");
   if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)) return failure->set("PR_SET_DUMPABLE");
-  sock_fprog program{base.seccomp_length, const_cast<sock_filter*>(base.seccomp)};
-  if (syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_SPEC_ALLOW, &program))
-    return failure->set("load the seccomp filter");
   return true;
 }
 
@@ -196,7 +192,7 @@ void sandbox_main(const Base& base, const SandboxPlan& plan) {
     send_packet(control, &reply, sizeof reply, nullptr, 0);
     _exit(1);
   }
-  pid1_loop(control, base.root_mode, plan.request);
+  pid1_loop(control, base, plan.request);
 }
 
 }  // namespace espalier::envs::init

@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -349,6 +350,7 @@ bool build_base(const wire::ConfigureRequest& request, const char* scratch, Base
                 Failure* failure) {
   umask(0);
   base->uid_base = request.uid_base;
+  while (prctl(PR_CAPBSET_READ, base->last_capability + 1, 0, 0, 0) >= 0) ++base->last_capability;
   base->root_mode = is_real_root() && unshare(CLONE_NEWNS) == 0;
   if (!base->root_mode) {
     if (!enter_user_namespace(failure)) return false;

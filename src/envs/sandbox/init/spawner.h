@@ -19,6 +19,7 @@ struct Base {
   bool root_mode = false;   // the real root: uids are shifted, overlay marks are trusted.*
   bool disk_upper = false;  // uppers are directories of the scratch directory
   bool long_lowers = true;  // the kernel takes overlay's "lowerdir+" (6.7 and later)
+  int last_capability = 0;  // that the kernel knows
   uint32_t uid_base = 0;    // sandbox uid 0, as this process sees uids
   int proc_fd = -1;         // the host's /proc
   int skeleton_fd = -1;     // the lowest layer
@@ -55,7 +56,7 @@ struct SandboxPlan {
 
 /// Runs in the child of the clone; never returns (sandbox.cc, pid1.cc).
 [[noreturn]] void sandbox_main(const Base& base, const SandboxPlan& plan);
-[[noreturn]] void pid1_loop(int control_fd, bool root_mode, const wire::SpawnRequest& request);
+[[noreturn]] void pid1_loop(int control_fd, const Base& base, const wire::SpawnRequest& request);
 
 /// Joins the groups and brings up sandboxes in them until the channel closes (cradle.cc).
 [[noreturn]] void cradle_main(Base* base, int channel, const int* groups, size_t group_count);
