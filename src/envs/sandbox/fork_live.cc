@@ -1,6 +1,8 @@
 // fork() live: the session is frozen; the child is a copy of it, and so is, once there is something
 // to do in it, what the environment itself goes on with.
 #include <chrono>
+#include <optional>
+#include <utility>
 
 #include "common/error.h"
 #include "envs/sandbox/flattener.h"
@@ -17,6 +19,9 @@ std::exception_ptr not_forkable(const std::string& why) {
 }
 
 /// One fork in progress. Kept alive by the callbacks.
+///
+/// The sandbox for the copy is brought up while the session is being frozen: each takes about as
+/// long. Where the session turns out not to be one that can be copied, it was brought up in vain.
 class LiveForking : public std::enable_shared_from_this<LiveForking> {
  public:
   LiveForking(std::shared_ptr<EnvironmentState> state, Completion<Fork> done)
@@ -26,14 +31,20 @@ class LiveForking : public std::enable_shared_from_this<LiveForking> {
     if (state_->closed) return cancelled();
     if (state_->origin) return copy();
     freeze(kFreezes);
+    if (!answered_) start_early();
   }
 
  private:
+  using SandboxResult = common::Result<std::shared_ptr<Sandbox>>;
+
   void freeze(int tries) {
     state_->sandbox->freeze([self = shared_from_this(), tries](common::Result<FreezeAnswer> r) {
+      self->answered_ = true;
+      if (r.ok() && r.value().outcome & wire::kFrozen)
+        return self->frozen(r.value().outcome & wire::kUpperEmpty);
+      self->abandon_early();
       if (!r.ok()) return self->done_(r.error());
       const FreezeAnswer& answer = r.value();
-      if (answer.outcome & wire::kFrozen) return self->frozen(answer.outcome & wire::kUpperEmpty);
       if (!(answer.outcome & wire::kBusy) || tries <= 1) return self->refused(answer);
       self->state_->core->reactor.call_at(Clock::now() + kFreezePause, [self, tries] {
         if (self->state_->closed) return self->cancelled();
@@ -42,15 +53,61 @@ class LiveForking : public std::enable_shared_from_this<LiveForking> {
     });
   }
 
-  void frozen(bool upper_empty) {
-    if (state_->closed) return cancelled();  // and killed
+  SandboxSeed seed_of_copy(bool with_upper) const {
     const auto& sandbox = state_->sandbox;
-    state_->origin = std::make_shared<Origin>(sandbox);
-    state_->next = sandbox->seed();
-    state_->next.restore.clear();
-    state_->next.last_exit_code = sandbox->last_exit_code();
-    if (!upper_empty) state_->next.layers.insert(state_->next.layers.begin(), sandbox->upper());
-    copy();
+    SandboxSeed seed = sandbox->seed();
+    seed.restore.clear();
+    seed.last_exit_code = sandbox->last_exit_code();
+    if (with_upper) seed.layers.insert(seed.layers.begin(), sandbox->upper());
+    return seed;
+  }
+
+  void start_early() {
+    early_ = std::make_shared<Origin>(state_->sandbox);
+    SandboxSeed seed = seed_of_copy(true);
+    seed.leave_out_empty = true;
+    Sandbox::start_copy(state_->core, std::move(seed), early_,
+                        [self = shared_from_this(), origin = early_](SandboxResult r) {
+                          // Abandoned: its own end is all that is left of it.
+                          if (self->early_ != origin) {
+                            if (r.ok()) r.value()->kill(nullptr);
+                            return;
+                          }
+                          self->early_copy_ = std::move(r);
+                          self->deliver_early();
+                        });
+  }
+
+  void abandon_early() {
+    if (!early_) return;
+    early_->let_go();
+    early_.reset();
+  }
+
+  void frozen(bool upper_empty) {
+    if (state_->closed) {  // and killed
+      early_.reset();
+      return cancelled();
+    }
+    state_->next = seed_of_copy(!upper_empty);
+    state_->origin = early_ ? early_ : std::make_shared<Origin>(state_->sandbox);
+    if (!early_) return copy();
+    upper_empty_ = upper_empty;
+    deliver_early();
+  }
+
+  /// Both have come: that the session is frozen, and a copy of it.
+  void deliver_early() {
+    if (!early_copy_ || state_->origin != early_) return;
+    SandboxResult r = *std::exchange(early_copy_, std::nullopt);
+    early_.reset();
+    if (!r.ok()) return not_copied(r.error());
+    // Something was written while the one looked and the other did not yet.
+    if (r.value()->left_out_empty() != upper_empty_) {
+      r.value()->kill(nullptr);
+      return copy();
+    }
+    deliver(std::move(r.value()));
   }
 
   /// By value all is lost but the shell's state; that is right where the shell is all there is.
@@ -71,16 +128,19 @@ class LiveForking : public std::enable_shared_from_this<LiveForking> {
 
   void copy() {
     Sandbox::start_copy(state_->core, state_->next, state_->origin,
-                        [self = shared_from_this()](common::Result<std::shared_ptr<Sandbox>> r) {
+                        [self = shared_from_this()](SandboxResult r) {
                           if (!r.ok()) return self->not_copied(r.error());
-                          Fork fork;
-                          fork.child = make_environment(self->state_->core, std::move(r.value()));
-                          fork.kind = ForkKind::live;
-                          fork.duration_us = std::chrono::duration_cast<std::chrono::microseconds>(
-                                                 Clock::now() - self->started_)
-                                                 .count();
-                          self->done_(std::move(fork));
+                          self->deliver(std::move(r.value()));
                         });
+  }
+
+  void deliver(std::shared_ptr<Sandbox> copy) {
+    Fork fork;
+    fork.child = make_environment(state_->core, std::move(copy));
+    fork.kind = ForkKind::live;
+    fork.duration_us =
+        std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - started_).count();
+    done_(std::move(fork));
   }
 
   /// The environment goes on as it was, if nothing depends on its being frozen.
@@ -102,6 +162,10 @@ class LiveForking : public std::enable_shared_from_this<LiveForking> {
   std::shared_ptr<EnvironmentState> state_;
   Completion<Fork> done_;
   Clock::time_point started_ = Clock::now();
+  bool answered_ = false;
+  bool upper_empty_ = false;
+  OriginPtr early_;  // of the copy that was begun before the session was frozen
+  std::optional<SandboxResult> early_copy_;
 };
 
 bool may_fork_live(const EnvironmentState& state) {

@@ -80,6 +80,7 @@ void Sandbox::request_spawn(std::vector<Fd> more, int32_t shell_pid, uint64_t sh
   if (shares_networks()) isolated_network_ = core_->networks.take(depth_);
   request.reuse_network = static_cast<bool>(isolated_network_);
   request.layer_count = uint32_t(seed_.layers.size());
+  request.leave_out_empty = seed_.leave_out_empty;
   request.depth = depth_;
   request.shell_pid = shell_pid;
   request.shell_output = shell_output;
@@ -95,7 +96,7 @@ void Sandbox::request_spawn(std::vector<Fd> more, int32_t shell_pid, uint64_t sh
   auto self = shared_from_this();
   cradle_->channel->call(std::move(message), std::move(more),
                          [self](common::Result<SpawnerReplyFds> r) {
-                           if (r.ok()) return self->started_with(std::move(r.value().fds));
+                           if (r.ok()) return self->started_with(std::move(r.value()));
                            try {
                              std::move(r).get();
                            } catch (const std::exception& e) {
@@ -190,11 +191,14 @@ void Sandbox::watch_descriptors() {
   });
 }
 
-void Sandbox::started_with(std::vector<Fd> fds) {
+void Sandbox::started_with(SpawnerReplyFds reply) {
+  std::vector<Fd>& fds = reply.fds;
   if (fds.size() < 2) return fail("the supervisor's answer lacks descriptors");
   pidfd_ = std::move(fds[0]);
   root_ = std::move(fds[1]);
   if (fds.size() > 2) isolated_network_ = std::move(fds[2]);
+  left_out_empty_ = reply.value;
+  if (left_out_empty_) seed_.layers.erase(seed_.layers.begin());
   auto self = shared_from_this();
   core_->reactor.watch(pidfd_.get(), EPOLLIN, [self](uint32_t) { self->on_reaped(); });
   if (killed_) syscall(SYS_pidfd_send_signal, pidfd_.get(), SIGKILL, nullptr, 0);

@@ -21,6 +21,7 @@ namespace espalier::envs::sandbox {
 struct SandboxSeed {
   EnvironmentSpec spec;
   std::vector<LayerPtr> layers;  // topmost first, the skeleton left out
+  bool leave_out_empty = false;  // the topmost, should nothing be in it
   size_t image_layers = 0;       // how many of the lowest are the image's
   std::string base;              // identity of the image
   std::string restore;           // bash text that sets a dumped shell state; empty: a new session
@@ -103,6 +104,9 @@ class Sandbox : public std::enable_shared_from_this<Sandbox> {
   /// May be called from any thread while the caller holds a reference.
   std::optional<std::string> read_file(const std::string& path, size_t max_bytes) const;
 
+  /// Of a started one: whether the seed's topmost layer was left out.
+  bool left_out_empty() const { return left_out_empty_; }
+
   /// Kills everything; `gone` (may be null) is called when the last process is. What is in progress
   /// fails with Cancelled.
   void kill(std::function<void()> gone);
@@ -149,7 +153,7 @@ class Sandbox : public std::enable_shared_from_this<Sandbox> {
   void session_copied(pid_t outer_pid, pid_t pid_at_first);
   void session_reaped(pid_t pid, int wait_status);
   void watch_descriptors();
-  void started_with(std::vector<Fd> fds);
+  void started_with(SpawnerReplyFds reply);
   void maybe_started();
   void connect_network();
   bool shares_networks() const;
@@ -181,7 +185,8 @@ class Sandbox : public std::enable_shared_from_this<Sandbox> {
   uint32_t depth_ = 0;
   OriginPtr origin_;  // of a copied session
   std::shared_ptr<Sandbox>
-      first_;             // the started one of its line: its init has all copies for children
+      first_;  // the started one of its line: its init has all copies for children
+  bool left_out_empty_ = false;
   bool holding_ = false;  // this one's init reports the ends of copies
   std::unordered_map<pid_t, std::weak_ptr<Sandbox>> copies_;
   std::unordered_map<pid_t, int> reaped_;   // before it was known whose session they were

@@ -24,7 +24,8 @@ enum class SpawnerOp : uint32_t {
   configure = 1,  // ConfigureRequest, seccomp program; replied when the skeleton stands
   spawn,  // to a cradle: SpawnRequest, fds: control socket, with reuse_network a network namespace
           // and, for the init of a copy, pidfd of the original's init, link to the keeper; reply
-          // fds: pidfd, root directory and the network namespace if it is another
+          // value: 1 when the topmost layer was left out, fds: pidfd, root directory and the
+          // network namespace if it is another
   add_layer,     // LayerRequest, fd: pack; a new read-only layer holding it; replied when it stands
   merge_layers,  // LayerRequest; a new read-only layer that shows what these show over the base
   seal,          // id: the dead sandbox's upper becomes a read-only layer
@@ -67,19 +68,20 @@ struct TerminalShape {
 
 struct SpawnRequest {
   SpawnerHeader header;
-  uint64_t upper_bytes;    // 0: no cap
-  uint64_t upper_inodes;   // 0: no cap
-  uint64_t data_limit;     // RLIMIT_DATA, 0: none
-  uint32_t process_limit;  // RLIMIT_NPROC, 0: none
-  uint32_t network;        // 1: a way out is coming: close all but the public ranges
-  uint32_t reuse_network;  // 1: the one sent along, if it is as new
-  uint32_t layer_count;    // uint64_t ids follow, topmost first; the skeleton is implied
-  uint32_t depth;          // of live forks above: which user namespace it lives in
-  int32_t shell_pid;       // of the session that is copied into it; 0: it starts its own
-  uint64_t shell_output;   // inode of the copy's output pipe
-  TerminalShape terminal;  // of the copy's terminal, no columns: it has none; its master is sent
-                           // with terminal
-  uint32_t root;           // 1: the copied session is the sandbox's root
+  uint64_t upper_bytes;      // 0: no cap
+  uint64_t upper_inodes;     // 0: no cap
+  uint64_t data_limit;       // RLIMIT_DATA, 0: none
+  uint32_t process_limit;    // RLIMIT_NPROC, 0: none
+  uint32_t network;          // 1: a way out is coming: close all but the public ranges
+  uint32_t reuse_network;    // 1: the one sent along, if it is as new
+  uint32_t leave_out_empty;  // 1: the topmost layer, should nothing be in it
+  uint32_t layer_count;      // uint64_t ids follow, topmost first; the skeleton is implied
+  uint32_t depth;            // of live forks above: which user namespace it lives in
+  int32_t shell_pid;         // of the session that is copied into it; 0: it starts its own
+  uint64_t shell_output;     // inode of the copy's output pipe
+  TerminalShape terminal;    // of the copy's terminal, no columns: it has none; its master is sent
+                             // with terminal
+  uint32_t root;             // 1: the copied session is the sandbox's root
 };
 
 struct AdoptRequest {

@@ -144,11 +144,20 @@ bool choose_user_namespace(const Base& base, const wire::SpawnRequest& request, 
   return *ns >= 0;
 }
 
+bool layer_is_empty(uint64_t id) {
+  int dir = open_layer(id);
+  bool empty = dir >= 0 && is_empty(dir);
+  if (dir >= 0) close(dir);
+  return empty;
+}
+
 void handle_spawn(int channel, Base* base, const wire::SpawnRequest& request, const int* fds,
                   size_t fd_count) {
   const auto* layers = reinterpret_cast<const uint64_t*>(&request + 1);
   SandboxPlan plan;
   plan.request = request;
+  bool leave_out = request.leave_out_empty && layer_is_empty(layers[0]);
+  plan.request.layer_count -= leave_out;
   plan.control_fd = fds[0];
   const int* originals = fds + 1 + request.reuse_network;  // and its keeper's
   bool copies = fds + fd_count >= originals + 2;
@@ -160,7 +169,7 @@ void handle_spawn(int channel, Base* base, const wire::SpawnRequest& request, co
   bool done =
       choose_user_namespace(*base, request, &birth.user_ns, &failure) &&
       make_upper(*base, request.header.id, request.upper_bytes, request.upper_inodes, &failure);
-  if (done) plan.overlay_fd = make_overlay(base, request, layers, &failure);
+  if (done) plan.overlay_fd = make_overlay(base, plan.request, layers + leave_out, &failure);
   done = done && plan.overlay_fd >= 0;
   if (done) out[1] = openat(plan.overlay_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   done = done && bear(&birth);
@@ -172,7 +181,7 @@ void handle_spawn(int channel, Base* base, const wire::SpawnRequest& request, co
   }
   if (done) {
     g_init = birth.pid;
-    reply(channel, request.header, nullptr, uint32_t(birth.pid), out, birth.new_network ? 3 : 2);
+    reply(channel, request.header, nullptr, leave_out, out, birth.new_network ? 3 : 2);
   } else {
     drop_layer(*base, request.header.id);
     reply(channel, request.header, &failure);
