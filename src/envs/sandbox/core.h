@@ -78,6 +78,9 @@ struct Core : std::enable_shared_from_this<Core> {
   }
   /// The process that freezes and copies the session of the sandbox with this upper.
   Channel& keeper(uint64_t id) { return *keepers[id % keepers.size()]; }
+  /// Two processors for the two sides of a fork, others each time; {-1, -1} where there is one
+  /// only.
+  std::pair<int, int> two_processors();
   /// Holds back a finished command for the determinism test; calls go at once without it.
   void after_delay(std::function<void()> go);
 
@@ -92,6 +95,8 @@ struct Core : std::enable_shared_from_this<Core> {
   std::unordered_map<std::string, std::weak_ptr<Layer>> opened;  // by their name in the store
   std::unique_ptr<Flattener> flattener;
   uint64_t next_id = 1;
+  std::vector<int> processors;  // that this process may run on
+  size_t next_processor = 0;
   uint64_t delays = 0;
   bool closing = false;
   std::atomic<size_t> live{0};  // environments (any thread)

@@ -39,7 +39,7 @@ std::pair<Fd, Fd> make_socket_pair() {
   if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, fds)) throw_errno("make a socket pair");
   fcntl(fds[0], F_SETFL, O_RDWR | O_NONBLOCK);
   int bytes = 2 * int(wire::kMaxMessageBytes);
-  for (int fd : fds) setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof bytes);
+  setsockopt(fds[0], SOL_SOCKET, SO_SNDBUF, &bytes, sizeof bytes);
   return {Fd(fds[0]), Fd(fds[1])};
 }
 

@@ -43,7 +43,7 @@ struct Pipe {
 };
 /// Close-on-exec pipe; the trainer's ends are non-blocking where asked.
 Pipe make_pipe(bool nonblocking_read, bool nonblocking_write);
-/// A SOCK_SEQPACKET pair; first is non-blocking.
+/// A SOCK_SEQPACKET pair for packets of kMaxMessageBytes from first, which is non-blocking.
 std::pair<Fd, Fd> make_socket_pair();
 /// An anonymous file with this content, positioned at its start.
 Fd make_memory_file(const char* name, std::string_view content);

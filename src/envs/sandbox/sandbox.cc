@@ -85,6 +85,7 @@ void Sandbox::request_spawn(std::vector<Fd> more, int32_t shell_pid, uint64_t sh
   request.shell_pid = shell_pid;
   request.shell_output = shell_output;
   request.terminal = shape;
+  request.cpu = seed_.processors.first;
   request.root = seed_.spec.root;
   std::string message = bytes_of(request);
   for (const LayerPtr& layer : seed_.layers) message += bytes_of(uint64_t{layer->id()});

@@ -27,7 +27,7 @@ Origin::~Origin() {
   core->post([sandbox = std::move(sandbox_)] { sandbox->kill(nullptr); });
 }
 
-void Sandbox::freeze(Completion<FreezeAnswer> done) {
+void Sandbox::freeze(int cpu, Completion<FreezeAnswer> done) {
   if (!broken_.empty()) return done(sandbox_error("fork: " + broken_));
   if (shell_status_) return done(FreezeAnswer{wire::kNotCarried, "the session has ended"});
   if (running_ || !processes_.empty() || !command_pending_.empty())
@@ -40,6 +40,7 @@ void Sandbox::freeze(Completion<FreezeAnswer> done) {
   request.header.id = upper_->id();
   request.outer_pid = outer_pid_;
   request.shell_pid = shell_pid_;
+  request.cpu = cpu;
   request.output = inode(output_);
   request.command = inode(command_);
   request.status = inode(status_);
@@ -144,6 +145,7 @@ void Sandbox::request_copy(std::vector<Fd> fds) {
   request.header.op = wire::SpawnerOp::copy;
   request.header.id = id;
   request.depth = depth_;
+  request.cpu = seed_.processors.second;
   auto self = shared_from_this();
   core_->keeper(id).call(
       bytes_of(request), std::move(fds), [self](common::Result<SpawnerReplyFds> r) {

@@ -81,6 +81,7 @@ struct SpawnRequest {
   uint64_t shell_output;     // inode of the copy's output pipe
   TerminalShape terminal;    // of the copy's terminal, no columns: it has none; its master is sent
                              // with terminal
+  int32_t cpu;               // where to bring it up; -1: anywhere
   uint32_t root;             // 1: the copied session is the sandbox's root
 };
 
@@ -94,7 +95,9 @@ struct FreezeRequest {
   SpawnerHeader header;
   int32_t outer_pid;  // the session's, as the trainer sees it; 0: the child of init with shell_pid
   int32_t shell_pid;  // the session's, as its init sees it
-  uint64_t output;    // inodes of its pipes, 0: it has a terminal
+  int32_t cpu;        // where to do it
+  uint32_t reserved;
+  uint64_t output;  // inodes of its pipes, 0: it has a terminal
   uint64_t command;
   uint64_t status;
 };
@@ -111,7 +114,7 @@ enum FreezeOutcome : uint32_t {
 struct CopyRequest {
   SpawnerHeader header;
   uint32_t depth;  // of the copy
-  uint32_t reserved;
+  int32_t cpu;     // where to do it
 };
 
 enum LayerFlags : uint32_t {

@@ -323,21 +323,30 @@ bool make(Making* making) {
 
 }  // namespace
 
+namespace {
+
+/// The last of what holds it; from here on it runs.
+bool let_copy_go(const Making& making) {
+  const Frozen& frozen = *making.frozen;
+  sched_setaffinity(making.copy, sizeof frozen.cpus,
+                    reinterpret_cast<const cpu_set_t*>(frozen.cpus));
+  Call unmap{SYS_munmap, {frozen.area, Script::kAreaBytes, 0, 0, 0, 0}, 0, 0};
+  return call_at(making.copy, frozen.state.registers, frozen.gadget, unmap) == 0 &&
+         restore_state(making.copy, frozen.state) && detach(making.copy);
+}
+
+}  // namespace
+
 pid_t copy(const Base& base, Frozen* frozen, const CopyPlan& plan, pid_t* reaper_pid,
            Failure* failure) {
-  SameProcessor together(frozen->session.outer_pid);
+  SameProcessor together(plan.cpu, frozen->session.outer_pid);
   Making making{base, frozen, plan, failure};
   bool done = make(&making);
-  if (making.carrier > 0) kill_held(making.carrier);
   if (done) {
     *reaper_pid = pid_at_first(base, making.copy, plan.depth);
-    sched_setaffinity(making.copy, sizeof frozen->cpus,
-                      reinterpret_cast<const cpu_set_t*>(frozen->cpus));
-    Call unmap{SYS_munmap, {frozen->area, Script::kAreaBytes, 0, 0, 0, 0}, 0, 0};
-    done = call_at(making.copy, frozen->state.registers, frozen->gadget, unmap) == 0 &&
-           restore_state(making.copy, frozen->state) && detach(making.copy);
-    if (!done) making.failed("let the copy go");
+    done = let_copy_go(making) || making.failed("let the copy go");
   }
+  if (making.carrier > 0) kill_held(making.carrier);
   for (size_t i = making.first_own; i < making.sent_count; ++i)
     if (making.sent[i] != making.slave) close(making.sent[i]);
   if (making.slave >= 0) close(making.slave);

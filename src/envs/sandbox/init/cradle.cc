@@ -18,6 +18,7 @@
 #include "envs/sandbox/init/inspect.h"
 #include "envs/sandbox/init/layers.h"
 #include "envs/sandbox/init/network.h"
+#include "envs/sandbox/init/tracer.h"
 
 namespace espalier::envs::init {
 namespace {
@@ -154,8 +155,10 @@ bool layer_is_empty(uint64_t id) {
 void handle_spawn(int channel, Base* base, const wire::SpawnRequest& request, const int* fds,
                   size_t fd_count) {
   const auto* layers = reinterpret_cast<const uint64_t*>(&request + 1);
+  SameProcessor together(request.cpu);
   SandboxPlan plan;
   plan.request = request;
+  plan.cpus = together.before();
   bool leave_out = request.leave_out_empty && layer_is_empty(layers[0]);
   plan.request.layer_count -= leave_out;
   plan.control_fd = fds[0];

@@ -94,6 +94,7 @@ void handle_copy(int channel, const Base& base, const wire::CopyRequest& request
     CopyPlan plan;
     plan.link = fds[0];
     plan.depth = request.depth;
+    plan.cpu = request.cpu;
     if (fd_count == 4) {
       plan.output = fds[1];
       plan.command = fds[2];

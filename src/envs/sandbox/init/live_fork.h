@@ -53,6 +53,7 @@ struct CopyPlan {
   int link = -1;  // to its init, which sends its pidfd and then a byte when it is ready
   int output = -1, command = -1, status = -1;  // -1: the init sends a terminal
   uint32_t depth = 0;
+  int cpu = -1;
 };
 
 /// Makes one copy and lets it run. Returns its pid, and in `reaper_pid` that by which the init of

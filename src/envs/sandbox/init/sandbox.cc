@@ -181,6 +181,7 @@ void sandbox_main(const Base& base, const SandboxPlan& plan) {
     done = drop_privileges(base, &failure);
   }
   prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);  // changing ids cleared it
+  sched_setaffinity(0, sizeof plan.cpus, &plan.cpus);
   done = done &&
          (plan.link_fd < 0 || let_in(plan, base.root_mode) || failure.set("await the session")) &&
          (keep_control_only(plan, &control) || failure.set("close descriptors"));

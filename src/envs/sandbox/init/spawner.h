@@ -4,6 +4,7 @@
 // milliseconds, so that has been done by then); keepers freeze sessions and copy them.
 #pragma once
 
+#include <sched.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -48,9 +49,10 @@ int nest_user_namespace(const Base& base, int outer, Failure* failure);
 
 /// What the cloned child needs to become a sandbox.
 struct SandboxPlan {
-  int overlay_fd = -1;       // detached overlay mount
-  int control_fd = -1;       // init's end of the control socket
-  int link_fd = -1;          // to the keeper that puts a copied session into it; -1: none
+  int overlay_fd = -1;  // detached overlay mount
+  int control_fd = -1;  // init's end of the control socket
+  int link_fd = -1;     // to the keeper that puts a copied session into it; -1: none
+  cpu_set_t cpus;       // where it may run
   wire::SpawnRequest request{};
 };
 

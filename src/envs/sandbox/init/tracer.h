@@ -53,18 +53,21 @@ int64_t call_at(pid_t pid, const user_regs_struct& registers, uint64_t gadget, c
 /// Where in the process a system call instruction lies; 0: not found.
 uint64_t find_gadget(pid_t pid, uint64_t vdso);
 
-/// A hand-over between two processors costs more than all that is done at one of them.
+/// A hand-over between two processors costs more than all that is done at one of them: brings the
+/// calling process, and another, to the same one for a while.
 class SameProcessor {
  public:
-  explicit SameProcessor(pid_t pid) {
+  explicit SameProcessor(int cpu, pid_t pid = 0) {
     sched_getaffinity(0, sizeof before_, &before_);
+    if (cpu < 0) return;
     cpu_set_t one;
     CPU_ZERO(&one);
-    CPU_SET(sched_getcpu(), &one);
+    CPU_SET(size_t(cpu), &one);
     sched_setaffinity(0, sizeof one, &one);
-    sched_setaffinity(pid, sizeof one, &one);
+    if (pid) sched_setaffinity(pid, sizeof one, &one);
   }
   ~SameProcessor() { sched_setaffinity(0, sizeof before_, &before_); }
+  const cpu_set_t& before() const { return before_; }
 
  private:
   cpu_set_t before_;
