@@ -94,16 +94,21 @@ class LiveForking : public std::enable_shared_from_this<LiveForking> {
     state_->next = seed_of_copy(!upper_empty);
     state_->origin = early_ ? early_ : std::make_shared<Origin>(state_->sandbox);
     if (!early_) return copy();
+    frozen_ = true;
     upper_empty_ = upper_empty;
     deliver_early();
   }
 
   /// Both have come: that the session is frozen, and a copy of it.
   void deliver_early() {
-    if (!early_copy_ || state_->origin != early_) return;
+    if (!early_copy_ || !frozen_) return;
     SandboxResult r = *std::exchange(early_copy_, std::nullopt);
     early_.reset();
     if (!r.ok()) return not_copied(r.error());
+    if (state_->closed) {
+      r.value()->kill(nullptr);
+      return cancelled();
+    }
     // Something was written while the one looked and the other did not yet.
     if (r.value()->left_out_empty() != upper_empty_) {
       r.value()->kill(nullptr);
@@ -168,6 +173,7 @@ class LiveForking : public std::enable_shared_from_this<LiveForking> {
   Clock::time_point started_ = Clock::now();
   std::pair<int, int> processors_ = state_->core->two_processors();
   bool answered_ = false;
+  bool frozen_ = false;
   bool upper_empty_ = false;
   OriginPtr early_;  // of the copy that was begun before the session was frozen
   std::optional<SandboxResult> early_copy_;
