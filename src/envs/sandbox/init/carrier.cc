@@ -39,8 +39,8 @@ struct Making {
   int sent[kMaxSent] = {-1};      // our descriptors: the new init's pidfd, the pipes
   int received[kMaxSent] = {-1};  // the same in the carrier
   size_t sent_count = 0;
-  bool ready = false;    // the new init
-  size_t first_own = 0;  // from here on sent are ours to close
+  bool open = false, closed = false;  // the new init
+  size_t first_own = 0;               // from here on sent are ours to close
 
   const user_regs_struct& registers() const { return frozen->state.registers; }
   bool failed(const char* what, const Script* script = nullptr) {
@@ -50,10 +50,14 @@ struct Making {
   }
 };
 
-/// The new init's pidfd comes from its cradle, and a byte from itself once all is ready: in either
-/// order. Waits for the former, or for both.
-bool await_link(Making* making, bool both) {
-  while (making->sent[0] < 0 || (both && !making->ready)) {
+bool has_init(const Making& making) { return making.sent[0] >= 0; }
+bool has_open_init(const Making& making) { return has_init(making) && making.open; }
+bool has_closed_init(const Making& making) { return making.closed; }
+
+/// The new init's pidfd comes from its cradle, and from itself a byte once a session may enter and
+/// another when what brought it up is behind it.
+bool await_link(Making* making, bool (*enough)(const Making&)) {
+  while (!enough(*making)) {
     pollfd wait{making->plan.link, POLLIN, 0};
     char byte;  // 0: the cradle's
     int fds[wire::kMaxFds];
@@ -63,8 +67,9 @@ bool await_link(Making* making, bool both) {
     errno = EPIPE;
     if (receive_packet(making->plan.link, &byte, 1, fds, &count) != 1) return false;
     if (byte == 0 && count == 1) making->sent[0] = fds[0];
-    if (byte == 1) making->ready = true;
+    if (byte == 1) making->open = true;
     if (byte == 1 && count == 1) making->slave = fds[0];
+    if (byte == 2) making->closed = true;
   }
   return true;
 }
@@ -309,16 +314,18 @@ bool make(Making* making) {
   const CopyPlan& plan = making->plan;
   if (!gather(making) || !make_carrier(making)) return false;
   bool terminal = plan.output < 0;
-  if (!await_link(making, terminal)) return making->failed("await the new init");
+  if (!await_link(making, terminal ? has_open_init : has_init))
+    return making->failed("await the new init");
   if (terminal && (making->slave < 0 || !prepare_terminal(*making->frozen, making->slave)))
     return making->failed("prepare the terminal");
   if (terminal) making->sent[making->sent_count++] = making->slave;
   if (!send_all(making) || !receive_in_carrier(making)) return false;
-  if (!await_link(making, true)) return making->failed("await the new sandbox");
+  if (!await_link(making, has_open_init)) return making->failed("await the new sandbox");
   if (!clone_in_carrier(making)) return false;
   char byte = 0;
   return (send_packet(plan.link, &byte, 1, nullptr, 0) || making->failed("answer the new init")) &&
-         complete_copy(making);
+         complete_copy(making) &&
+         (await_link(making, has_closed_init) || making->failed("await the new init's readiness"));
 }
 
 }  // namespace

@@ -86,11 +86,15 @@ bool mount_kernel_views(const Base& base, Failure* failure) {
   return true;
 }
 
+/// The old root is left over proc, where it hides nothing that a session needs to enter.
 bool enter_root(const Base& base, const SandboxPlan& plan, Failure* failure) {
   if (!place_mounts(plan, failure) || !mount_kernel_views(base, failure)) return false;
-  return (syscall(SYS_pivot_root, ".", ".") == 0 && umount2(".", MNT_DETACH) == 0 &&
-          chdir("/") == 0) ||
+  return (syscall(SYS_pivot_root, ".", "proc") == 0 && chdir("/") == 0) ||
          failure->set("pivot_root");
+}
+
+bool leave_old_root(Failure* failure) {
+  return umount2("/proc", MNT_DETACH) == 0 || failure->set("detach the old root");
 }
 
 bool become_root(const Base& base, Failure* failure) {
@@ -130,7 +134,6 @@ bool drop_privileges(const Base& base, Failure* failure) {
       return failure->set("drop capability %d", capability);
   if (sys_capset(kInitSet, kBoundingSet)) return failure->set("capset");
   if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)) return failure->set("no_new_privs");
-  if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)) return failure->set("PR_SET_DUMPABLE");
   return true;
 }
 
@@ -143,16 +146,21 @@ bool send_terminal(const SandboxPlan& plan, bool root_mode, Pty* pty) {
   return send_packet(plan.control_fd, &reply, sizeof reply, &pty->master, 1);
 }
 
-/// Tells the keeper that all is ready and waits until the session's carrier has entered: it may
-/// look at this process only while it is dumpable.
-bool let_in(const SandboxPlan& plan, bool root_mode) {
+/// Lets the session's carrier in, which may look at this process only while it is dumpable.
+bool open_door(const SandboxPlan& plan, bool root_mode) {
   char byte = 1;
-  int link = plan.link_fd;
   Pty pty;
   if (plan.request.terminal.columns && !send_terminal(plan, root_mode, &pty)) return false;
-  bool done = prctl(PR_SET_DUMPABLE, 1, 0, 0, 0) == 0 &&
-              send_packet(link, &byte, 1, &pty.slave, pty.slave >= 0) && read(link, &byte, 1) == 1;
-  return prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) == 0 && done;
+  return prctl(PR_SET_DUMPABLE, 1, 0, 0, 0) == 0 &&
+         send_packet(plan.link_fd, &byte, 1, &pty.slave, pty.slave >= 0);
+}
+
+/// Once it is in; until the keeper hears of it, the copy stands still.
+bool close_door(const SandboxPlan& plan) {
+  char byte;
+  if (read(plan.link_fd, &byte, 1) != 1 || prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)) return false;
+  byte = 2;
+  return send_packet(plan.link_fd, &byte, 1, nullptr, 0);
 }
 
 /// Leaves standard descriptors on /dev/null and the control socket as descriptor 3.
@@ -174,8 +182,13 @@ void sandbox_main(const Base& base, const SandboxPlan& plan) {
   setsid();
   volunteer_for_oom(base);
   if (plan.request.network) raise_loopback();
+  const bool copies = plan.link_fd >= 0;
   bool done = (!plan.request.network || close_private_routes(&failure)) &&
-              enter_root(base, plan, &failure) && become_root(base, &failure);
+              enter_root(base, plan, &failure) && (copies || leave_old_root(&failure)) &&
+              become_root(base, &failure);
+  if (done && copies)
+    done = (open_door(plan, base.root_mode) || failure.set("let the session in")) &&
+           leave_old_root(&failure);
   if (done) {
     set_limits(plan.request);
     done = drop_privileges(base, &failure);
@@ -183,7 +196,8 @@ void sandbox_main(const Base& base, const SandboxPlan& plan) {
   prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);  // changing ids cleared it
   sched_setaffinity(0, sizeof plan.cpus, &plan.cpus);
   done = done &&
-         (plan.link_fd < 0 || let_in(plan, base.root_mode) || failure.set("await the session")) &&
+         (copies ? close_door(plan) || failure.set("await the session")
+                 : prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) == 0 || failure.set("PR_SET_DUMPABLE")) &&
          (keep_control_only(plan, &control) || failure.set("close descriptors"));
   if (!done) {
     wire::InitReply reply{};
