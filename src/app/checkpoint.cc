@@ -7,8 +7,10 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <set>
 #include <vector>
 
+#include "common/crc32c.h"
 #include "common/error.h"
 #include "common/files.h"
 #include "policy/model_io.h"
@@ -20,10 +22,7 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr const char* kStateFile = "state.json";
-
-fs::path checkpoint_path(const RunDirectory& run, uint64_t step) {
-  return run.checkpoints() / fmt::format("step_{:06}", step);
-}
+constexpr const char* kTemporary = ".tmp";
 
 std::vector<fs::path> list_checkpoints(const RunDirectory& run) {
   std::vector<fs::path> found;
@@ -37,10 +36,29 @@ std::vector<fs::path> list_checkpoints(const RunDirectory& run) {
   return found;
 }
 
-uintmax_t size_of(const fs::path& file) {
-  std::error_code error;
-  const uintmax_t size = fs::file_size(file, error);
-  return error ? 0 : size;
+/// Of every file below the directory but the state itself.
+nlohmann::json checksums(const fs::path& directory) {
+  nlohmann::json sums = nlohmann::json::object();
+  for (const auto& entry : fs::recursive_directory_iterator(directory)) {
+    const std::string name = entry.path().lexically_relative(directory).string();
+    if (!entry.is_regular_file() || name == kStateFile) continue;
+    const std::string content = common::read_file(entry.path());
+    sums[name] = {{"bytes", content.size()}, {"crc32c", common::crc32c(content)}};
+  }
+  return sums;
+}
+
+void check_files(const fs::path& directory, const nlohmann::json& written) {
+  const nlohmann::json seen = checksums(directory);
+  for (const auto& [name, file] : written.items()) {
+    if (!seen.contains(name))
+      throw common::StoreError(
+          fmt::format("checkpoint file '{}' is missing", (directory / name).string()));
+    if (seen[name] != file)
+      throw common::StoreError(fmt::format("checkpoint file '{}' is {}, written was {}",
+                                           (directory / name).string(), seen[name].dump(),
+                                           file.dump()));
+  }
 }
 
 /// Puts a directory in the place of another, so that at any instant one of them is there.
@@ -58,6 +76,36 @@ void replace_directory(const fs::path& fresh, const fs::path& target) {
         fmt::format("put checkpoint '{}' in place: {}", target.string(), error.message()));
 }
 
+std::optional<double> success_of(const fs::path& checkpoint) {
+  try {
+    const auto json = nlohmann::json::parse(common::read_file(checkpoint / kStateFile));
+    return json.at("success").get<double>();
+  } catch (const std::exception&) {  // not evaluated, or damaged
+    return std::nullopt;
+  }
+}
+
+void drop_others(const RunDirectory& run, const CheckpointsKept& kept) {
+  std::vector<fs::path> all = list_checkpoints(run);
+  std::erase(all, checkpoint_path(run, 0));
+  const size_t last = std::min(all.size(), static_cast<size_t>(std::max(kept.last, 1)));
+  std::set<fs::path> keep(all.end() - static_cast<std::ptrdiff_t>(last), all.end());
+  std::vector<std::pair<double, fs::path>> best;
+  if (kept.best > 0)
+    for (const fs::path& checkpoint : all)
+      if (const auto success = success_of(checkpoint)) best.emplace_back(*success, checkpoint);
+  std::sort(best.rbegin(), best.rend());
+  for (size_t i = 0; i < best.size() && i < static_cast<size_t>(kept.best); ++i)
+    keep.insert(best[i].second);
+  for (const fs::path& checkpoint : all) {
+    if (keep.contains(checkpoint)) continue;
+    const fs::path going =
+        checkpoint.string() + kTemporary;  // never half a checkpoint in its place
+    fs::rename(checkpoint, going);
+    fs::remove_all(going);
+  }
+}
+
 RunState load_state(const fs::path& directory) {
   const fs::path file = directory / kStateFile;
   try {
@@ -73,12 +121,11 @@ RunState load_state(const fs::path& directory) {
     if (const auto journal = json.find("journal"); journal != json.end())
       state.journal = {journal->at("file").get<uint32_t>(), journal->at("offset").get<uint64_t>()};
     state.unlogged = json.at("unlogged").get<common::Metrics>();
-    for (const auto& [name, size] : json.at("files").items()) {
-      const uintmax_t expected = size.get<uintmax_t>(), seen = size_of(directory / name);
-      if (seen != expected)
-        throw common::StoreError(fmt::format("checkpoint file '{}' has {} bytes, written were {}",
-                                             (directory / name).string(), seen, expected));
-    }
+    if (const auto& success = json.at("success"); !success.is_null())
+      state.success = success.get<double>();
+    state.bad_steps = json.at("bad_steps").get<int>();
+    state.bad_in_a_row = json.at("bad_in_a_row").get<int>();
+    check_files(directory, json.at("files"));
     return state;
   } catch (const nlohmann::json::exception& error) {
     throw common::StoreError(
@@ -99,30 +146,56 @@ nlohmann::json RunState::to_json() const {
           {"wall_s", wall_s},
           {"journal", {{"file", journal.file}, {"offset", journal.offset}}},
           {"begun", begun},
+          {"success", success ? nlohmann::json(*success) : nlohmann::json()},
+          {"bad_steps", bad_steps},
+          {"bad_in_a_row", bad_in_a_row},
           {"unlogged", finite}};
 }
 
-void save_checkpoint(const RunDirectory& run, const RunState& state,
-                     const learner::Learner& learner, const policy::TokenizerPtr& tokenizer,
-                     int keep_last) {
-  const fs::path target = checkpoint_path(run, state.step);
-  const fs::path temporary = target.string() + ".tmp";
+fs::path checkpoint_path(const RunDirectory& run, uint64_t step) {
+  return run.checkpoints() / fmt::format("step_{:06}", step);
+}
+
+CheckpointWriter::CheckpointWriter(RunDirectory run, CheckpointsKept kept)
+    : run_(std::move(run)), kept_(kept) {
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(run_.checkpoints(), error))
+    if (entry.path().extension() == kTemporary) fs::remove_all(entry.path(), error);
+}
+
+CheckpointWriter::~CheckpointWriter() {
+  try {
+    wait();
+  } catch (const std::exception& error) {
+    spdlog::error("{}", error.what());
+  }
+}
+
+void CheckpointWriter::save(CheckpointContent content) {
+  wait();
+  writing_ = std::async(std::launch::async,
+                        [this, content = std::move(content)] { return write(content); });
+}
+
+void CheckpointWriter::wait() {
+  if (writing_.valid()) writing_.get();
+}
+
+void CheckpointWriter::write(const CheckpointContent& content) const {
+  const fs::path target = checkpoint_path(run_, content.state.step);
+  const fs::path temporary = target.string() + kTemporary;
   fs::remove_all(temporary);
   fs::create_directories(temporary);
-  policy::save_model(temporary, learner.weights());
-  learner.save_optimizer(temporary);
-  common::write_file_atomically(temporary / "tokenizer.json", tokenizer->to_json());
+  policy::save_model(temporary, content.weights);
+  content.optimizer(temporary);
+  common::write_file_atomically(temporary / "tokenizer.json", content.tokenizer->to_json());
   // The state is written last: a directory that has it was whole.
-  nlohmann::json json = state.to_json();
-  for (const auto& entry : fs::directory_iterator(temporary))
-    json["files"][entry.path().filename().string()] = entry.file_size();
+  nlohmann::json json = content.state.to_json();
+  json["files"] = checksums(temporary);
   common::write_file_atomically(temporary / kStateFile, json.dump(2) + "\n");
   replace_directory(temporary, target);
-
-  std::vector<fs::path> all = list_checkpoints(run);
-  std::erase(all, checkpoint_path(run, 0));
-  const size_t keep = static_cast<size_t>(std::max(keep_last, 1));
-  for (size_t i = 0; i + keep < all.size(); ++i) fs::remove_all(all[i]);
+  drop_others(run_, kept_);
+  spdlog::info("checkpoint after step {}", content.state.step);
 }
 
 std::optional<Checkpoint> newest_checkpoint(const RunDirectory& run) {

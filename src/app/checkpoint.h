@@ -3,12 +3,13 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
+#include <future>
 #include <nlohmann/json.hpp>
 #include <optional>
 
 #include "app/session.h"
 #include "common/metrics.h"
-#include "learner/learner.h"
 
 namespace espalier::app {
 
@@ -22,17 +23,53 @@ struct RunState {
   tree::JournalPosition journal;  // where what happened after it begins
   bool begun = false;             // the record of step 0 is written
   common::Metrics unlogged;       // of the last step, whose evaluation was interrupted; else empty
+  std::optional<double> success;  // on the held-out tasks after this very step, where evaluated
+  int bad_steps = 0;              // that were skipped, in all
+  int bad_in_a_row = 0;           // up to this one
 
   /// The first step whose metrics are not written.
   uint64_t next_record() const { return begun ? step + (unlogged.empty() ? 1 : 0) : 0; }
   nlohmann::json to_json() const;
 };
 
-/// Writes a temporary directory, fsyncs it and puts it in place at once; then drops all but the
-/// newest keep_last (step 0, the warm start, is kept). Errors: StoreError.
-void save_checkpoint(const RunDirectory& run, const RunState& state,
-                     const learner::Learner& learner, const policy::TokenizerPtr& tokenizer,
-                     int keep_last);
+/// Copies of all that a checkpoint holds, to be written while the run goes on.
+struct CheckpointContent {
+  RunState state;
+  policy::WeightsPtr weights;
+  std::function<void(const std::filesystem::path& directory)> optimizer;  // writes it there
+  policy::TokenizerPtr tokenizer;
+};
+
+/// Which checkpoints stay: step 0 (the warm start), the newest, and the best by
+/// RunState::success; of equal ones the newer.
+struct CheckpointsKept {
+  int last = 1;
+  int best = 0;
+};
+
+/// Writes checkpoints in the background, one after the other: each to a temporary directory, whose
+/// files are synced, and which is then put in place at once. Thread contract: one owner.
+class CheckpointWriter {
+ public:
+  /// Removes the temporary directories that a killed process left.
+  CheckpointWriter(RunDirectory run, CheckpointsKept kept);
+  /// Waits.
+  ~CheckpointWriter();
+
+  /// Returns when the checkpoint before this one is in place. Errors: StoreError, of that one.
+  void save(CheckpointContent content);
+  /// Until the last one is in place. Errors: StoreError.
+  void wait();
+
+ private:
+  void write(const CheckpointContent& content) const;
+
+  const RunDirectory run_;
+  const CheckpointsKept kept_;
+  std::future<void> writing_;
+};
+
+std::filesystem::path checkpoint_path(const RunDirectory& run, uint64_t step);
 
 struct Checkpoint {
   std::filesystem::path directory;

@@ -18,6 +18,7 @@ struct RunDirectory {
   std::filesystem::path trees() const { return root / "trees"; }
   std::filesystem::path checkpoints() const { return root / "checkpoints"; }
   std::filesystem::path snapshots() const { return root / "snapshots"; }
+  std::filesystem::path bad_steps() const { return root / "bad_steps"; }
   std::filesystem::path summary() const { return root / "summary.json"; }
   std::filesystem::path report() const { return root / "report.html"; }
   std::filesystem::path log() const { return root / "espalier.log"; }

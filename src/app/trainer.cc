@@ -3,11 +3,10 @@
 #include <fmt/core.h>
 #include <spdlog/spdlog.h>
 
-#include <set>
 #include <thread>
 
 #include "app/algorithm.h"
-#include "app/collect.h"
+#include "app/bad_step.h"
 #include "app/recovered.h"
 #include "app/report.h"
 #include "app/tree_metrics.h"
@@ -16,7 +15,6 @@
 #include "common/files.h"
 #include "common/stop.h"
 #include "common/version.h"
-#include "envs/nursery/nursery.h"
 #include "policy/device.h"
 #include "policy/model_io.h"
 #include "tree/store.h"
@@ -34,45 +32,6 @@ class LearnerThreads {
     policy::set_torch_threads(threads > 0 ? threads : cores);
   }
   ~LearnerThreads() { policy::set_torch_threads(1); }
-};
-
-/// What one step took, under the names of the timing metrics: the only metrics that differ between
-/// equal runs.
-class StepTimes {
- public:
-  StepTimes(const PhaseClock& clock, const rollout::FarmProgress& farm, const tree::Ledger& ledger)
-      : clock_(clock),
-        farm_(farm),
-        ledger_(ledger),
-        gen_(clock.seconds("rollout")),
-        update_(clock.seconds("train")),
-        adv_(clock.seconds("adv")),
-        fork_us_(farm.fork_us),
-        forks_(farm.forks),
-        tokens_(ledger.total().generated_tokens) {}
-
-  common::Metrics metrics() const {
-    const double gen = clock_.seconds("rollout") - gen_, update = clock_.seconds("train") - update_,
-                 adv = clock_.seconds("adv") - adv_;
-    const double tokens = static_cast<double>(ledger_.total().generated_tokens - tokens_);
-    common::Metrics metrics = {{"timing_s/gen", gen},
-                               {"timing_s/adv", adv},
-                               {"timing_s/update_actor", update - adv},
-                               {"perf/time_per_step", gen + update},
-                               {"perf/throughput", tokens / (gen + update)}};
-    const uint64_t forks = farm_.forks - forks_;
-    if (forks > 0)
-      metrics["tree/fork_ms"] =
-          1e-3 * static_cast<double>(farm_.fork_us - fork_us_) / static_cast<double>(forks);
-    return metrics;
-  }
-
- private:
-  const PhaseClock& clock_;
-  const rollout::FarmProgress& farm_;
-  const tree::Ledger& ledger_;
-  double gen_, update_, adv_;
-  uint64_t fork_us_, forks_, tokens_;
 };
 
 bool due(uint64_t step, int every) { return every > 0 && step % static_cast<uint64_t>(every) == 0; }
@@ -107,20 +66,6 @@ std::string verdict_line(const std::string& when, const nlohmann::json& eval) {
 
 }  // namespace
 
-PhaseClock::Timer::~Timer() {
-  const std::chrono::duration<double> spent = std::chrono::steady_clock::now() - start;
-  clock.seconds_[phase] += spent.count();
-}
-
-double PhaseClock::seconds(const std::string& phase) const {
-  const auto found = seconds_.find(phase);
-  return found == seconds_.end() ? 0 : found->second;
-}
-
-void PhaseClock::restore(const nlohmann::json& json) {
-  for (const auto& [phase, seconds] : json.items()) seconds_[phase] = seconds.get<double>();
-}
-
 Trainer::Trainer(RunStart start) : config_(std::move(start.config)), run_(std::move(start.run)) {
   spdlog::info("espalier {}: {}, seed {}{}", common::kVersion, run_.root.string(), config_.seed,
                config_.deterministic ? ", deterministic" : "");
@@ -132,8 +77,14 @@ Trainer::Trainer(RunStart start) : config_(std::move(start.config)), run_(std::m
         std::make_unique<Session>(config_, SessionOptions{&run_, model.weights, model.tokenizer});
     learner_ = std::make_unique<learner::Learner>(model.weights, learner_options(config_));
     estimator_ = estimator_of(config_);
+    published_ = model.weights;
+    writer_ = std::make_unique<CheckpointWriter>(
+        run_, CheckpointsKept{config_.trainer.keep_last, config_.trainer.keep_best});
+    source_ = std::make_unique<TreeSource>(*session_, run_, [this](uint64_t step) {
+      if (bar_) bar_->update(progress(), fmt::format("step {}  reward {:.2f}", step + 1, +reward_));
+    });
     if (start.checkpoint) go_on_from(*start.checkpoint);
-    remember_step(state_.step);
+    note_rolled_out();
     saved_ = warm_;
     note(tree::EventType::run_started, 0,
          {{"version", common::kVersion}, {"seed", config_.seed}, {"step", state_.step}});
@@ -158,8 +109,8 @@ void Trainer::go_on_from(const Checkpoint& checkpoint) {
   learner_->load_optimizer(checkpoint.directory);
   session_->ledger.restore(state_.ledger);
   session_->rule->restore(state_.fork_rule);
-  session_->engine->publish(learner_->weights(), state_.step);
-  resumed_step_ = state_.step;
+  publish(state_.step);
+  source_->go_on_from({state_.step, state_.journal});
   warm_ = true;
   spdlog::info("resuming after step {}", state_.step);
 }
@@ -173,8 +124,9 @@ void Trainer::run_warm_start() {
 
 void Trainer::run_rollouts() {
   for (uint64_t step = 0; step < total_steps_ && !session_->ledger.exhausted(); ++step) {
-    std::vector<tree::Tree> trees = roll_out(step);
+    std::vector<tree::Tree> trees = clock_.measure("rollout", [&] { return source_->take(step); });
     session_->rule->observe(trees);
+    note_rolled_out();
     estimator_->estimate(trees);
     for (const tree::Tree& tree : trees) note_estimates(tree);
     tree::write_trees(tree::shard_path(run_.root, step), trees);
@@ -194,6 +146,7 @@ void Trainer::run() {
     bar_.reset();
     note(tree::EventType::intervention, 0, {{"what", "stopped on request"}, {"step", state_.step}});
     if (warm_) checkpoint();
+    writer_->wait();
     fmt::print("\nStopped {}; go on with: espalier train {} --resume\n",
                warm_ ? fmt::format("after step {}", state_.step) : "in the warm start",
                run_.config().string());
@@ -211,8 +164,9 @@ void Trainer::warm_start() {
       spdlog::info("warm start: {} demonstrations, loss {:.3f}", trees.size(), loss);
       learner_->reset_optimizer();
     });
-    session_->engine->publish(learner_->weights(), 0);
+    publish(0);
   }
+  remember_step(0);
   warm_ = true;
   checkpoint();
 }
@@ -237,11 +191,28 @@ bool Trainer::out_of_work() const {
   return state_.step >= total_steps_ || session_->ledger.exhausted();
 }
 
+void Trainer::publish(uint64_t version) {
+  published_ = learner_->weights();
+  session_->engine->publish(published_, version);
+}
+
+/// While nothing is rolled out.
+void Trainer::note_rolled_out() {
+  spent_ = session_->ledger.total();
+  rule_state_ = session_->rule->save();
+}
+
+tree::Ledger Trainer::spent() const {
+  const tree::Ledger& ledger = session_->ledger;
+  return {ledger.unit(), ledger.limit(), ledger.model(), spent_};
+}
+
 /// What a checkpoint goes on from: an interrupted step leaves no trace in it.
 void Trainer::remember_step(uint64_t done) {
   state_.step = done;
-  state_.ledger = session_->ledger.save();
-  state_.fork_rule = session_->rule->save();
+  state_.ledger = spent().save();
+  state_.fork_rule = rule_state_;
+  state_.success.reset();
   saved_ = false;
 }
 
@@ -258,7 +229,7 @@ void Trainer::train() {
   bar_.emplace("training", budgeted ? config_.budget.limit : static_cast<double>(total_steps_),
                budgeted ? config_.budget.unit : "steps");
   bar_->start_from(progress());
-  while (!state_.unlogged.empty() || !out_of_work()) {
+  while (!state_.unlogged.empty() || !out_of_work() || source_->begun()) {
     if (state_.unlogged.empty()) train_step();
     close_step();
   }
@@ -271,79 +242,59 @@ void Trainer::train() {
 
 void Trainer::train_step() {
   const StepTimes times(clock_, session_->farm->progress(), session_->ledger);
-  std::vector<tree::Tree> trees = roll_out(state_.step);
+  const uint64_t step = state_.step;
+  std::vector<tree::Tree> trees = clock_.measure("rollout", [&] { return source_->take(step); });
   session_->rule->observe(trees);
-  state_.unlogged = learn(trees, state_.step);
+  note_rolled_out();
+  if (goes_ahead(step)) source_->begin(step + 1);
+  state_.unlogged = learn(trees, step);
+  // Weights change between rollouts only: every tree is of one version.
+  clock_.measure("rollout", [&] { source_->settle(); });
+  publish(step + 1);
   state_.unlogged.merge(times.metrics());
-  remember_step(state_.step + 1);
+  remember_step(step + 1);
+}
+
+bool Trainer::goes_ahead(uint64_t step) const {
+  return config_.trainer.staleness_threshold > 0 && config_.data.trees.empty() &&
+         step + 1 < total_steps_ && !session_->ledger.exhausted() && !pauses_after(step + 1);
+}
+
+/// Where the run may be gone on with from a checkpoint, or the policy is evaluated, nothing is
+/// rolled out ahead: a resumed run then does what one never interrupted does.
+bool Trainer::pauses_after(uint64_t done) const {
+  return due(done, config_.trainer.save_freq) || due(done, config_.trainer.test_freq);
 }
 
 /// Evaluates where it is due, writes the step's record and saves.
 void Trainer::close_step() {
   common::Metrics metrics = state_.unlogged;
-  const bool last = out_of_work();
+  const bool last = out_of_work() && !source_->begun();
+  const bool evaluates = last || due(state_.step, config_.trainer.test_freq);
   if (last) {
     bar_->update(progress(), fmt::format("{} steps", state_.step));
     bar_->finish();
     state_.eval_after = evaluate_both("after", metrics);
-  } else if (due(state_.step, config_.trainer.test_freq)) {
+  } else if (evaluates) {
     bar_->clear();
     evaluate_both(fmt::format("step {}", state_.step), metrics);
   }
+  if (const auto success = metrics.find("val/success/mean"); success != metrics.end())
+    state_.success = success->second;
   sink_->log(state_.step, metrics);
   state_.unlogged.clear();
   spdlog::info("step {}: score {:.3f}, {:.1f} s", state_.step, metrics["critic/score/mean"],
                metrics["perf/time_per_step"]);
-  if (last || due(state_.step, config_.trainer.save_freq)) checkpoint();
-}
-
-std::vector<tree::Tree> Trainer::sealed_before_interruption(uint64_t step) const {
-  std::vector<tree::Tree> sealed;
-  // Lock-step batches depend on which trees are rolled out together: the deterministic mode does
-  // the step again.
-  if (config_.deterministic || resumed_step_ != step) return sealed;
-  try {
-    sealed = recovered_trees(run_.journal(), step, state_.journal);
-  } catch (const common::StoreError& error) {
-    spdlog::warn("step {} is rolled out again as a whole: {}", step, error.what());
-    return sealed;
+  if (state_.bad_in_a_row >= config_.learner.max_bad_steps) {
+    sink_->flush();
+    throw common::PolicyError(fmt::format(
+        "training stopped: {} step(s) in a row had a loss or gradient that is not finite "
+        "(learner.max_bad_steps), in the last first '{}'. The batches are in {}; lower "
+        "learner.optim.lr, or look at them with espalier trace",
+        state_.bad_in_a_row, bad_parameter_, run_.bad_steps().string()));
   }
-  for (const tree::Tree& tree : sealed) session_->ledger.add(spend_of(tree));
-  if (!sealed.empty()) spdlog::info("step {}: {} trees were finished", step, sealed.size());
-  return sealed;
-}
-
-std::vector<tree::Tree> Trainer::roll_out(uint64_t step) {
-  if (!config_.data.trees.empty())
-    return tree::read_trees(tree::shard_path(config_.data.trees, step));
-  const envs::nursery::Draw draw{config_.data.families, config_.data.depth_min,
-                                 config_.data.depth_max};
-  const uint64_t batch = static_cast<uint64_t>(config_.data.train_batch_size);
-  std::vector<tree::Tree> trees = sealed_before_interruption(step);
-  std::set<uint64_t> there;
-  for (const tree::Tree& tree : trees) there.insert(tree.index);
-  std::vector<rollout::TreeRequest> requests;
-  for (uint64_t i = step * batch; i < (step + 1) * batch; ++i) {
-    if (there.contains(i)) continue;
-    const auto id = envs::nursery::draw_task(envs::nursery::Split::train, config_.seed, i, draw);
-    rollout::TreeRequest request;
-    request.task = session_->tasks->load(id.name());
-    request.index = i;
-    request.step = step;
-    request.roots = config_.rollout.n;
-    request.sampling = sampling_options(config_, config_.rollout.temperature);
-    requests.push_back(std::move(request));
-  }
-  CollectOptions options;
-  options.on_tick = [&] {
-    if (bar_) bar_->update(progress(), fmt::format("step {}  reward {:.2f}", step + 1, reward_));
-  };
-  std::vector<tree::Tree> fresh = clock_.measure(
-      "rollout", [&] { return collect(*session_->farm, std::move(requests), options); });
-  for (tree::Tree& tree : fresh) trees.push_back(std::move(tree));
-  std::sort(trees.begin(), trees.end(),
-            [](const tree::Tree& a, const tree::Tree& b) { return a.index < b.index; });
-  return trees;
+  const bool rated = evaluates && config_.trainer.keep_best > 0;
+  if (last || rated || due(state_.step, config_.trainer.save_freq)) checkpoint();
 }
 
 common::Metrics Trainer::learn(std::vector<tree::Tree>& trees, uint64_t step) {
@@ -360,6 +311,16 @@ common::Metrics Trainer::learn(std::vector<tree::Tree>& trees, uint64_t step) {
     const LearnerThreads threads(config_.learner.threads);
     learner::UpdateResult update = learner_->update(trees, static_cast<int>(step));
     metrics.merge(update.metrics);
+    metrics.merge(staleness_metrics(trees, step));
+    const double difference = metrics["training/rollout_probs_diff_mean"];
+    const double allowed = config_.learner.rollout_probs_diff_threshold;
+    if (allowed > 0 && difference > allowed)
+      spdlog::warn(
+          "step {}: the probabilities of sampler and learner differ by {:.3f} in the mean "
+          "(learner.rollout_probs_diff_threshold {}); their correlation is {:.3f}",
+          step, difference, allowed, metrics["training/rollout_actor_probs_pearson_corr"]);
+    state_.bad_in_a_row = update.bad.empty() ? 0 : state_.bad_in_a_row + 1;
+    if (!update.bad.empty()) skipped(step, trees, update.bad);
     for (const tree::Tree& tree : trees)
       note(tree::EventType::tree_trained, tree.index, {{"step", step}, {"version", step + 1}});
     tree::Spend spend;
@@ -370,10 +331,24 @@ common::Metrics Trainer::learn(std::vector<tree::Tree>& trees, uint64_t step) {
     spend.trained_attended =
         epochs * attended_tokens(trees, /*linear=*/config_.learner.packing == "linear");
     session_->ledger.add(spend);
-    session_->engine->publish(learner_->weights(), step + 1);
+    spent_ += spend;
   });
-  metrics.merge(budget_metrics(session_->ledger));
+  metrics.merge(budget_metrics(spent()));
   return metrics;
+}
+
+void Trainer::skipped(uint64_t step, const std::vector<tree::Tree>& trees,
+                      const std::string& parameter) {
+  ++state_.bad_steps;
+  bad_parameter_ = parameter;
+  const auto saved =
+      save_bad_step(run_, config_, {step, parameter, &trees, {published_, session_->tokenizer}});
+  note(tree::EventType::intervention, 0,
+       {{"what", "update skipped: not finite"}, {"step", step}, {"parameter", parameter}});
+  spdlog::warn(
+      "step {}: loss or gradient is not finite (first: {}); no update was made. Look at it: "
+      "espalier trace log {}; do it again: espalier train {}/config.yaml",
+      step, parameter, saved.string(), saved.string());
 }
 
 nlohmann::json Trainer::evaluate_both(const std::string& when, common::Metrics& metrics) {
@@ -439,9 +414,8 @@ void Trainer::checkpoint() {
   sink_->flush();
   note(tree::EventType::checkpoint, 0, {{"step", state_.step}});
   state_.journal = session_->journal->position();
-  save_checkpoint(run_, state_, *learner_, session_->tokenizer, config_.trainer.keep_last);
+  writer_->save({state_, learner_->weights(), learner_->optimizer_writer(), session_->tokenizer});
   saved_ = true;
-  spdlog::info("checkpoint after step {}", state_.step);
 }
 
 nlohmann::json Trainer::summary() const {
@@ -460,6 +434,9 @@ nlohmann::json Trainer::summary() const {
                           {"used", ledger.used()},
                           {"overshoot", ledger.overshoot()}};
   json["warnings"] = algorithm_warnings(*estimator_, *session_->rule);
+  if (state_.bad_steps > 0)
+    json["warnings"].push_back(
+        fmt::format("{} step(s) were skipped: loss or gradient was not finite", state_.bad_steps));
   json["wall_s"] = nlohmann::json::object();
   double total = 0;
   for (const char* phase : {"setup", "sft", "rollout", "train", "eval"}) {
@@ -474,6 +451,7 @@ nlohmann::json Trainer::summary() const {
 }
 
 void Trainer::finish() {
+  writer_->wait();
   const nlohmann::json json = summary();
   common::write_file_atomically(run_.summary(), json.dump(2) + "\n");
   sink_->flush();

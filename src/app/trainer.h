@@ -1,44 +1,22 @@
 // The training loop: roll out → seal → advantages → learn → publish → evaluate → checkpoint.
 #pragma once
 
-#include <chrono>
-#include <map>
+#include <atomic>
 #include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "app/evaluate.h"
+#include "app/phase_clock.h"
 #include "app/progress.h"
 #include "app/run_start.h"
+#include "app/tree_source.h"
 #include "common/metrics.h"
 #include "learner/learner.h"
 #include "tree/advantage.h"
 
 namespace espalier::app {
-
-/// Seconds by phase. Thread contract: one owner.
-class PhaseClock {
- public:
-  /// Runs f and adds its wall-clock time to the phase.
-  template <class F>
-  auto measure(const std::string& phase, F&& f) {
-    const Timer timer{*this, phase, std::chrono::steady_clock::now()};
-    return f();
-  }
-  double seconds(const std::string& phase) const;
-  nlohmann::json to_json() const { return seconds_; }
-  void restore(const nlohmann::json& json);
-
- private:
-  struct Timer {
-    PhaseClock& clock;
-    std::string phase;
-    std::chrono::steady_clock::time_point start;
-    ~Timer();
-  };
-  std::map<std::string, double> seconds_;
-};
 
 /// Thread contract: one owner, the main thread.
 class Trainer {
@@ -63,12 +41,16 @@ class Trainer {
   std::vector<tree::Tree> demonstrations();
   void train();
   void train_step();
+  bool goes_ahead(uint64_t step) const;
+  bool pauses_after(uint64_t done) const;
   void close_step();
   bool out_of_work() const;
   double progress() const;
+  void note_rolled_out();
   void remember_step(uint64_t done);
-  std::vector<tree::Tree> roll_out(uint64_t step);
-  std::vector<tree::Tree> sealed_before_interruption(uint64_t step) const;
+  void publish(uint64_t version);
+  tree::Ledger spent() const;
+  void skipped(uint64_t step, const std::vector<tree::Tree>& trees, const std::string& parameter);
   common::Metrics learn(std::vector<tree::Tree>& trees, uint64_t step);
   nlohmann::json evaluate_both(const std::string& when, common::Metrics& metrics);
   void checkpoint();
@@ -86,12 +68,18 @@ class Trainer {
   std::unique_ptr<learner::Learner> learner_;
   std::unique_ptr<tree::AdvantageEstimator> estimator_;
   std::unique_ptr<common::MetricsSink> sink_;
-  std::optional<Progress> bar_;  // of the training as a whole
-  double reward_ = 0;            // mean of the newest step
+  std::unique_ptr<CheckpointWriter> writer_;
+  std::optional<Progress> bar_;         // of the training as a whole
+  std::unique_ptr<TreeSource> source_;  // ticks the bar: goes first
+  std::atomic<double> reward_ = 0;      // mean of the newest step
   uint64_t total_steps_ = 0;
-  std::optional<uint64_t> resumed_step_;
-  bool warm_ = false;   // the warm start is over
-  bool saved_ = false;  // a checkpoint holds the present state
+  policy::WeightsPtr published_;  // what is rolled out with
+  // When the newest step's trees were there; what is rolled out ahead of it is not in them.
+  tree::Spend spent_;
+  std::string rule_state_;
+  std::string bad_parameter_;  // of the newest step that was skipped
+  bool warm_ = false;          // the warm start is over
+  bool saved_ = false;         // a checkpoint holds the present state
 };
 
 }  // namespace espalier::app

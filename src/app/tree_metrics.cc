@@ -136,6 +136,17 @@ common::Metrics tree_metrics(const std::vector<tree::Tree>& trees, int max_respo
   return metrics;
 }
 
+common::Metrics staleness_metrics(const std::vector<tree::Tree>& trees, uint64_t version) {
+  Summary behind;
+  for (const tree::Tree& tree : trees)
+    for (const tree::Node& node : tree.nodes)
+      if (!node.action.empty() && !node.injected)
+        behind.add(static_cast<double>(version) - static_cast<double>(node.policy_version));
+  common::Metrics metrics;
+  behind.put(metrics, "training/staleness");
+  return metrics;
+}
+
 common::Metrics budget_metrics(const tree::Ledger& ledger) {
   common::Metrics metrics;
   for (const auto& [unit, value] : ledger.units()) metrics["budget/" + unit] = value;

@@ -13,6 +13,10 @@ namespace espalier::app {
 /// env/infra_failed_rate. Trees must carry advantages.
 common::Metrics tree_metrics(const std::vector<tree::Tree>& trees, int max_response_length);
 
+/// training/staleness/{mean,min,max}: how many versions the weights were ahead of those that
+/// sampled, over turns.
+common::Metrics staleness_metrics(const std::vector<tree::Tree>& trees, uint64_t version);
+
 /// budget/<unit> for every unit: what the run has spent so far.
 common::Metrics budget_metrics(const tree::Ledger& ledger);
 

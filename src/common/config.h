@@ -111,8 +111,10 @@ struct LearnerConfig {
   int ppo_mini_batch_size = 0;            // trees an update; 0: the whole batch
   int ppo_max_token_len_per_gpu = 16384;  // packed tokens a micro-batch
   double grad_clip = 1.0;
-  std::string packing = "packed";  // packed | linear
-  int threads = 0;                 // of the learner; 0: one a core
+  int max_bad_steps = 3;                      // in a row, before the run stops
+  double rollout_probs_diff_threshold = 0.1;  // a step beyond it is warned of; 0: never
+  std::string packing = "packed";             // packed | linear
+  int threads = 0;                            // of the learner; 0: one a core
   OptimConfig optim;
 };
 
@@ -138,6 +140,8 @@ struct TrainerConfig {
   int save_freq = 10;  // steps between checkpoints; the last step always saves
   int test_freq = 20;  // steps between evaluations
   int keep_last = 3;
+  int keep_best = 0;            // by held-out success, besides
+  int staleness_threshold = 0;  // versions the trees may be behind; 1: roll out a step ahead
   std::vector<std::string> logger = {"jsonl", "tensorboard"};
 };
 

@@ -190,6 +190,12 @@ std::vector<Key> learner_keys() {
       {KEY(learner.ppo_mini_batch_size), between(0, 65536), "Trees an update; 0: the whole batch"},
       {KEY(learner.ppo_max_token_len_per_gpu), between(16, 1e9), "Packed tokens a micro-batch"},
       {KEY(learner.grad_clip), above_zero(1e9), "Greatest norm of the gradient"},
+      {KEY(learner.max_bad_steps), between(1, 1e6),
+       "Steps in a row whose loss or gradient is not finite before the run stops; each is skipped "
+       "and saved for replay"},
+      {KEY(learner.rollout_probs_diff_threshold), between(0, 1),
+       "Warn of a step where the sampler's and the learner's probabilities differ by more in the "
+       "mean; 0: never"},
       {KEY(learner.threads), between(0, 4096),
        "Threads of the learner; 0: one a core. Equal runs need an equal number"},
       {KEY(learner.packing), kPackings,
@@ -232,7 +238,13 @@ std::vector<Key> eval_and_trainer_keys() {
       {KEY(trainer.save_freq), between(0, 1e9), "Steps between checkpoints; 0: only the last step"},
       {KEY(trainer.test_freq), between(0, 1e9),
        "Steps between evaluations; 0: only before and after"},
-      {KEY(trainer.keep_last), between(1, 1e6), "Checkpoints kept"},
+      {KEY(trainer.keep_last), between(1, 1e6), "Newest checkpoints kept"},
+      {KEY(trainer.keep_best), between(0, 1e6),
+       "Checkpoints kept besides, by success on the held-out tasks; then every evaluation saves "
+       "one"},
+      {KEY(trainer.staleness_threshold), between(0, 1),
+       "Versions of the weights that a step's trees may be behind; 1: the next step is rolled out "
+       "while this one is trained on"},
       {KEY(trainer.logger), kLoggers, "Where metrics go: metrics.jsonl, TensorBoard event files"},
       {KEY(budget.unit), kBudgetUnits, "What is counted"},
       {KEY(budget.limit), between(0, 1e18), "Training stops when this much is spent; 0: no limit"},

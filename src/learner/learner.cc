@@ -74,12 +74,13 @@ struct Learner::Impl {
                     const PackOptions& packing) const;
   void set_old_log_probs(std::vector<MiniBatch>& mini_batches) const;
   void accumulate(MicroBatch& batch, std::map<std::string, double>& sums, Agreement* agreement);
-  double optimize(const common::OptimConfig& config, double lr);
+  double optimize(const common::OptimConfig& config, double lr, double loss_sum);
 
   LearnerOptions options;
   std::shared_ptr<policy::Weights> weights;
   AdamW optimizer;
   std::unique_ptr<Loss> loss;
+  std::string bad;  // of the last optimize(): what was not finite; empty: nothing
 };
 
 MiniBatch Learner::Impl::prepare(const TreeList& trees, const std::string& aggregation,
@@ -127,11 +128,13 @@ void Learner::Impl::accumulate(MicroBatch& batch, std::map<std::string, double>&
   output.loss.backward();
 }
 
-/// Clips and steps; leaves weights and moments alone where the gradient is not finite. Returns its
-/// norm.
-double Learner::Impl::optimize(const common::OptimConfig& config, double lr) {
+/// Clips and steps; leaves weights and moments alone where the loss or the gradient is not finite.
+/// Returns the gradient's norm.
+double Learner::Impl::optimize(const common::OptimConfig& config, double lr, double loss_sum) {
   const double norm = optimizer.clip(options.learner.grad_clip);
-  if (std::isfinite(norm)) {
+  bad = optimizer.bad_parameter();
+  if (bad.empty() && !(std::isfinite(norm) && std::isfinite(loss_sum))) bad = "the loss";
+  if (bad.empty()) {
     optimizer.step(config, lr);
   } else {
     optimizer.zero_grad();
@@ -166,10 +169,12 @@ UpdateResult Learner::update(const std::vector<tree::Tree>& trees, int step) {
       if (mini.micro_batches.empty()) continue;
       for (MicroBatch& batch : mini.micro_batches)
         impl_->accumulate(batch, sums, epoch == 0 ? &agreement : nullptr);
-      const double norm = impl_->optimize(config.optim, lr);
+      const double norm = impl_->optimize(config.optim, lr, sums["pg_loss"]);
       norms += norm;
       updates += 1;
-      if (!std::isfinite(norm)) skipped += 1;
+      if (impl_->bad.empty()) continue;
+      skipped += 1;
+      if (result.bad.empty()) result.bad = impl_->bad;
     }
   }
   common::Metrics& metrics = result.metrics;
@@ -204,7 +209,8 @@ UpdateResult Learner::sft_update(const std::vector<const tree::Tree*>& trees, in
   }
   result.metrics["sft/loss"] = sum;
   result.metrics["sft/lr"] = lr;
-  result.metrics["sft/grad_norm"] = mini.micro_batches.empty() ? 0 : impl_->optimize(config, lr);
+  result.metrics["sft/grad_norm"] =
+      mini.micro_batches.empty() ? 0 : impl_->optimize(config, lr, sum);
   return result;
 }
 
@@ -212,8 +218,8 @@ void Learner::reset_optimizer() { impl_->optimizer.reset(); }
 
 policy::WeightsPtr Learner::weights() const { return impl_->weights->clone(); }
 
-void Learner::save_optimizer(const std::filesystem::path& directory) const {
-  impl_->optimizer.save(directory);
+std::function<void(const std::filesystem::path&)> Learner::optimizer_writer() const {
+  return impl_->optimizer.writer();
 }
 
 void Learner::load_optimizer(const std::filesystem::path& directory) {

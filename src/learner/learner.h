@@ -28,6 +28,9 @@ struct UpdateResult {
                                // actor/grad_norm, actor/lr, training/rollout_probs_diff_mean, …
   uint64_t tokens_packed = 0;  // computed once each
   uint64_t tokens_linear = 0;  // what the linearised batch holds
+  /// Not empty: an update was left out because its loss or gradient was not finite. The first
+  /// parameter, by name, with such a gradient; "the loss" when the gradients are finite.
+  std::string bad;
 };
 
 /// Thread contract: one owner. Deterministic: the same trees in the same order give the same
@@ -51,9 +54,9 @@ class Learner {
   /// An immutable copy of the current weights, to publish or save.
   policy::WeightsPtr weights() const;
 
-  /// Optimizer moments and step counters (optimizer.safetensors); weights are saved by
-  /// policy/weights.h.
-  void save_optimizer(const std::filesystem::path& directory) const;
+  /// A copy of optimizer moments and step counters, that any thread can write later to a directory
+  /// (optimizer.safetensors); weights are saved by policy/weights.h.
+  std::function<void(const std::filesystem::path& directory)> optimizer_writer() const;
   /// Errors: StoreError with path and reason.
   void load_optimizer(const std::filesystem::path& directory);
 

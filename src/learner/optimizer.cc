@@ -58,10 +58,12 @@ void AdamW::zero_grad() {
 
 double AdamW::clip(double max_norm) {
   double squares = 0;
+  bad_parameter_.clear();
   for (const auto& [name, parameter] : parameters_) {
     if (!parameter.grad().defined()) continue;
     const double norm = at::linalg_vector_norm(parameter.grad()).item<double>();
     squares += norm * norm;
+    if (!std::isfinite(norm) && bad_parameter_.empty()) bad_parameter_ = name;
   }
   const double norm = std::sqrt(squares);
   if (max_norm > 0 && norm > max_norm) {
@@ -89,14 +91,16 @@ void AdamW::step(const common::OptimConfig& config, double lr) {
   zero_grad();
 }
 
-void AdamW::save(const std::filesystem::path& directory) const {
+std::function<void(const std::filesystem::path&)> AdamW::writer() const {
   policy::TensorMap tensors;
   for (const auto& [name, parameter] : parameters_) {
-    tensors["exp_avg." + name] = exp_avg_.at(name);
-    tensors["exp_avg_sq." + name] = exp_avg_sq_.at(name);
-    tensors["step." + name] = steps_.at(name);
+    tensors["exp_avg." + name] = exp_avg_.at(name).clone();
+    tensors["exp_avg_sq." + name] = exp_avg_sq_.at(name).clone();
+    tensors["step." + name] = steps_.at(name).clone();
   }
-  policy::save_safetensors(directory / kFile, tensors, {{"format", "espalier-adamw-1"}});
+  return [tensors = std::move(tensors)](const std::filesystem::path& directory) {
+    policy::save_safetensors(directory / kFile, tensors, {{"format", "espalier-adamw-1"}});
+  };
 }
 
 void AdamW::load(const std::filesystem::path& directory) {

@@ -4,6 +4,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <string>
 #include <vector>
@@ -27,6 +28,9 @@ class AdamW {
   /// Scales the gradients so that their global 2-norm is at most `max_norm` (0: no clipping);
   /// returns the norm before.
   double clip(double max_norm);
+  /// Of the last clip(): the first parameter, by name, whose gradient's norm is not finite; empty:
+  /// there is none.
+  const std::string& bad_parameter() const { return bad_parameter_; }
   /// One update with the gradients there are, which it then clears.
   void step(const common::OptimConfig& config, double lr);
   void zero_grad();
@@ -34,12 +38,14 @@ class AdamW {
   void reset();
 
   /// optimizer.safetensors: "exp_avg.NAME", "exp_avg_sq.NAME", "step.NAME". Errors: StoreError.
-  void save(const std::filesystem::path& directory) const;
+  /// A copy of what there is now, that any thread can write to a directory later.
+  std::function<void(const std::filesystem::path&)> writer() const;
   void load(const std::filesystem::path& directory);
 
  private:
   std::map<std::string, at::Tensor> parameters_;
   std::map<std::string, at::Tensor> exp_avg_, exp_avg_sq_, steps_;
+  std::string bad_parameter_;
 };
 
 }  // namespace espalier::learner

@@ -76,8 +76,8 @@ std::map<std::string, double> Spend::units(const ModelCost& model) const {
   return units;
 }
 
-Ledger::Ledger(std::string unit, double limit, ModelCost model)
-    : unit_(std::move(unit)), limit_(limit), model_(model) {
+Ledger::Ledger(std::string unit, double limit, ModelCost model, const Spend& spent)
+    : unit_(std::move(unit)), limit_(limit), model_(model), total_(spent) {
   const auto units = Spend{}.units();
   std::string names;
   for (const auto& [name, value] : units) names += (names.empty() ? "" : ", ") + name;

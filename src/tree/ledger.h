@@ -50,7 +50,7 @@ class Ledger {
  public:
   /// unit: a name of Spend::units(); limit 0: no limit. Errors: ConfigError naming the units there
   /// are.
-  Ledger(std::string unit, double limit, ModelCost model = {});
+  Ledger(std::string unit, double limit, ModelCost model = {}, const Spend& spent = {});
   void add(const Spend& spend);
   Spend total() const;
   bool exhausted() const;

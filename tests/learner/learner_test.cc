@@ -56,7 +56,7 @@ TEST(Learner, SavedOptimizerContinuesBitForBit) {
   Learner whole(test::small_model(at::kFloat, false), options);
   for (int step = 0; step < 2; ++step)
     whole.update(random_trees(static_cast<uint64_t>(step)), step);
-  whole.save_optimizer(directory.path());
+  whole.optimizer_writer()(directory.path());
   Learner resumed(whole.weights(), options);
   resumed.load_optimizer(directory.path());
   Learner forgetful(whole.weights(), options);
@@ -66,6 +66,22 @@ TEST(Learner, SavedOptimizerContinuesBitForBit) {
   }
   EXPECT_EQ(policy::digest(whole.weights()), policy::digest(resumed.weights()));
   EXPECT_NE(policy::digest(whole.weights()), policy::digest(forgetful.weights()));
+}
+
+TEST(Learner, ALossThatIsNoNumberChangesNothingAndIsNamed) {
+  Learner learner(test::small_model(at::kFloat, false), cpu_options());
+  EXPECT_EQ(learner.update(random_trees(1), 0).bad, "");
+  const std::string before = policy::digest(learner.weights());
+  auto trees = random_trees(2);
+  for (tree::Tree& tree : trees)
+    for (tree::Node& node : tree.nodes)
+      for (float& log_prob : node.log_probs) log_prob = std::nanf("");
+  const UpdateResult skipped = learner.update(trees, 1);
+  EXPECT_EQ(skipped.bad, "lm_head.weight") << "the first by name";
+  EXPECT_EQ(skipped.metrics.at("actor/skipped_updates"), 1);
+  EXPECT_EQ(policy::digest(learner.weights()), before);
+  EXPECT_EQ(learner.update(random_trees(3), 2).bad, "");
+  EXPECT_NE(policy::digest(learner.weights()), before);
 }
 
 TEST(Learner, ResetForgetsTheOptimizer) {

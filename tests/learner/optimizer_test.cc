@@ -4,10 +4,12 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <limits>
 
 #include "common/error.h"
 #include "common/files.h"
 #include "common/rng.h"
+#include "policy/safetensors.h"
 
 namespace espalier::learner {
 namespace {
@@ -58,11 +60,39 @@ TEST(AdamW, ClipsTheGlobalNorm) {
   EXPECT_DOUBLE_EQ(b.grad()[0].item<double>(), 3.0);
 }
 
+TEST(AdamW, NamesTheFirstParameterWhoseGradientIsNotFinite) {
+  const double infinity = std::numeric_limits<double>::infinity();
+  at::Tensor a = column({0}).requires_grad_(true), b = column({0}).requires_grad_(true),
+             c = column({0}).requires_grad_(true);
+  AdamW optimizer({{"a", a}, {"b", b}, {"c", c}});
+  a.mutable_grad() = column({1});
+  b.mutable_grad() = column({infinity});
+  c.mutable_grad() = column({std::nan("")});
+  EXPECT_FALSE(std::isfinite(optimizer.clip(1.0)));
+  EXPECT_EQ(optimizer.bad_parameter(), "b");
+  optimizer.zero_grad();
+  a.mutable_grad() = column({1});
+  optimizer.clip(1.0);
+  EXPECT_EQ(optimizer.bad_parameter(), "");
+}
+
+TEST(AdamW, WritesWhatWasThereWhenAsked) {
+  const common::TempDir directory;
+  at::Tensor a = column({1, 1}).requires_grad_(true);
+  AdamW optimizer({{"a", a}});
+  const auto write = optimizer.writer();
+  a.mutable_grad() = column({2, 2});
+  optimizer.step({}, 0.1);
+  write(directory.path());
+  const auto saved = policy::load_safetensors(directory.path() / "optimizer.safetensors");
+  EXPECT_EQ(saved.at("exp_avg.a").sum().item<double>(), 0.0);
+}
+
 TEST(AdamW, RefusesStateOfAnotherModel) {
   const common::TempDir directory;
   at::Tensor a = column({0, 0}).requires_grad_(true), b = column({0}).requires_grad_(true);
   AdamW saved({{"a", a}}), other({{"a", b}}), named({{"c", a}});
-  saved.save(directory.path());
+  saved.writer()(directory.path());
   EXPECT_NO_THROW(saved.load(directory.path()));
   EXPECT_THROW(other.load(directory.path()), common::StoreError);
   EXPECT_THROW(named.load(directory.path()), common::StoreError);
