@@ -37,7 +37,8 @@ struct Observation {
   int64_t duration_us = 0;  // wall clock; never part of an identity
 };
 
-/// How a second environment came to be; recorded in the trace.
+/// How a second environment came to be; recorded in the trace. proxy: the session is copied live,
+/// and the program below its shell is rebuilt under the copy.
 enum class ForkKind { live, proxy, criu, value };
 const char* to_string(ForkKind kind);
 

@@ -1,52 +1,13 @@
 // Live forks of sessions on a terminal.
 #include <gmock/gmock.h>
 
-#include "sandbox_fixture.h"
+#include "live_fork_fixture.h"
 
 namespace espalier::envs::testing {
 namespace {
 
 using ::testing::HasSubstr;
 using ::testing::Not;
-
-class LiveForkTerminal : public SandboxTest {
- protected:
-  void SetUp() override {
-    SandboxTest::SetUp();
-    if (!backend_) return;
-    if (fork_of(*create()).kind != ForkKind::live)
-      GTEST_SKIP() << "this machine does not let sessions be copied";
-  }
-
-  EnvironmentPtr start(std::vector<std::string> session = {}, bool root = false) {
-    EnvironmentSpec spec;
-    spec.terminal = TerminalSize{100, 30};
-    spec.session = std::move(session);
-    spec.root = root;
-    return create(spec);
-  }
-  /// Types and waits until the screen shows `wanted`.
-  static std::string screen(Environment& environment, const std::string& keys,
-                            const std::string& wanted) {
-    std::string seen;
-    for (int i = 0; i < 200; ++i) {
-      TerminalView view = common::await<TerminalView>([&](auto done) {
-        environment.type(
-            {i ? "" : keys, std::chrono::milliseconds(50), std::chrono::milliseconds(15)},
-            std::move(done));
-      });
-      seen = view.screen;
-      if (seen.find(wanted) != std::string::npos) return seen;
-    }
-    ADD_FAILURE() << "the screen does not come to show '" << wanted << "':\n" << seen;
-    return seen;
-  }
-  static EnvironmentPtr live_child(Environment& environment) {
-    Fork fork = fork_of(environment);
-    EXPECT_EQ(fork.kind, ForkKind::live);
-    return std::move(fork.child);
-  }
-};
 
 TEST_F(LiveForkTerminal, TheShellItsScreenAndItsJobControl) {
   EnvironmentPtr parent = start();
@@ -146,14 +107,6 @@ TEST_F(LiveForkTerminal, TheSandboxsRoot) {
   EXPECT_EQ(screen(*child, caps, "\nfinished"), screen(*parent, caps, "\nfinished"));
   screen(*child, "touch /etc/made && chown 1000 /etc/made && stat -c owner-%u /etc/made\n",
          "\nowner-1000");
-}
-
-TEST_F(LiveForkTerminal, AForegroundProgramIsNotCarried) {
-  EnvironmentPtr parent = start();
-  screen(*parent, "python3 -q\n", ">>>");
-  screen(*parent, "x = 5\n", "x = 5");
-  EXPECT_THROW(fork_of(*parent), common::NotForkable);
-  screen(*parent, "print('un', 'harmed', x)\n", "un harmed 5");
 }
 
 TEST_F(LiveForkTerminal, ForksOfForks) {

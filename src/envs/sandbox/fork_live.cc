@@ -18,6 +18,17 @@ std::exception_ptr not_forkable(const std::string& why) {
   return std::make_exception_ptr(common::NotForkable("not forkable: " + why));
 }
 
+/// Why neither way could be gone.
+std::exception_ptr explained(std::exception_ptr by_value, const std::string& live) {
+  try {
+    std::rethrow_exception(by_value);
+  } catch (const common::NotForkable& e) {
+    return std::make_exception_ptr(common::NotForkable(std::string(e.what()) + "; live: " + live));
+  } catch (const common::Error&) {
+    return std::current_exception();
+  }
+}
+
 /// One fork in progress. Kept alive by the callbacks.
 ///
 /// The sandbox for the copy is brought up while the session is being frozen: each takes about as
@@ -41,8 +52,7 @@ class LiveForking : public std::enable_shared_from_this<LiveForking> {
     state_->sandbox->freeze(
         processors_.second, [self = shared_from_this(), tries](common::Result<FreezeAnswer> r) {
           self->answered_ = true;
-          if (r.ok() && r.value().outcome & wire::kFrozen)
-            return self->frozen(r.value().outcome & wire::kUpperEmpty);
+          if (r.ok() && r.value().outcome & wire::kFrozen) return self->frozen(r.value().outcome);
           self->abandon_early();
           if (!r.ok()) return self->done_(r.error());
           const FreezeAnswer& answer = r.value();
@@ -86,13 +96,15 @@ class LiveForking : public std::enable_shared_from_this<LiveForking> {
     early_.reset();
   }
 
-  void frozen(bool upper_empty) {
+  void frozen(uint32_t outcome) {
+    bool upper_empty = outcome & wire::kUpperEmpty;
     if (state_->closed) {  // and killed
       early_.reset();
       return cancelled();
     }
     state_->next = seed_of_copy(!upper_empty);
     state_->origin = early_ ? early_ : std::make_shared<Origin>(state_->sandbox);
+    if (outcome & wire::kRebuilt) state_->origin->rebuilds();
     if (!early_) return copy();
     frozen_ = true;
     upper_empty_ = upper_empty;
@@ -122,6 +134,9 @@ class LiveForking : public std::enable_shared_from_this<LiveForking> {
     if (state_->closed) return cancelled();
     bool shell = answer.outcome & wire::kIsBash;
     if (!shell) return done_(not_forkable(answer.why));
+    done_ = [done = std::move(done_), why = answer.why](common::Result<Fork> r) {
+      done(r.ok() ? std::move(r) : common::Result<Fork>(explained(r.error(), why)));
+    };
     by_value();
   }
 
@@ -146,7 +161,7 @@ class LiveForking : public std::enable_shared_from_this<LiveForking> {
   void deliver(std::shared_ptr<Sandbox> copy) {
     Fork fork;
     fork.child = make_environment(state_->core, std::move(copy));
-    fork.kind = ForkKind::live;
+    fork.kind = state_->origin ? state_->origin->kind() : ForkKind::live;
     fork.duration_us =
         std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - started_).count();
     done_(std::move(fork));

@@ -40,11 +40,15 @@ class Origin {
   Origin(const Origin&) = delete;
   Origin& operator=(const Origin&) = delete;
   const std::shared_ptr<Sandbox>& sandbox() const { return sandbox_; }
+  /// Programs below the session are rebuilt below its copies.
+  void rebuilds() { kind_ = ForkKind::proxy; }
+  ForkKind kind() const { return kind_; }
   /// The sandbox has been thawed: it lives on without this.
   void let_go() { sandbox_.reset(); }
 
  private:
   std::shared_ptr<Sandbox> sandbox_;
+  ForkKind kind_ = ForkKind::live;
 };
 using OriginPtr = std::shared_ptr<Origin>;
 

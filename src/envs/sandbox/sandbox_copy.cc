@@ -146,6 +146,12 @@ void Sandbox::request_copy(std::vector<Fd> fds) {
   request.header.id = id;
   request.depth = depth_;
   request.cpu = seed_.processors.second;
+  // What is rebuilt is not shared with the original: it must not count there.
+  if (origin_->sandbox()->terminal_ && cradle_ && cradle_->group)
+    for (const Fd& group : cradle_->group->procs) {
+      fds.push_back(duplicate(group));
+      ++request.group_count;
+    }
   auto self = shared_from_this();
   core_->keeper(id).call(
       bytes_of(request), std::move(fds), [self](common::Result<SpawnerReplyFds> r) {

@@ -39,8 +39,9 @@ enum class SpawnerOp : uint32_t {
   adopt,    // AdoptRequest: move a copied session, and what it started, into this cradle's groups
   // to a keeper; id names the session's sandbox
   freeze,   // FreezeRequest, fd: pidfd of its init; reply value: FreezeOutcome, text: why not
-  copy,     // CopyRequest, fds: link to the new init and, for a session without a terminal, the
-            // copy's output, command and status pipes;
+  copy,     // CopyRequest, fds: link to the new init; for a session without a terminal, the
+            // copy's output, command and status pipes; for one with programs to be rebuilt, the
+            // control groups that these are to be born in;
             // reply value: the copy's pid, extra: its pid where its parent's init sees it
   thaw,     // a frozen session without copies goes on
   release,  // the frozen session is killed; no reply
@@ -109,12 +110,15 @@ enum FreezeOutcome : uint32_t {
   kNotCarried = 8,    // something a copy would lack
   kUnsupported = 16,  // this machine does not let sessions be copied
   kIsBash = 32,       // with the last three: the session is bash
+  kRebuilt = 64,      // with kFrozen: programs below the session are rebuilt below its copies
 };
 
 struct CopyRequest {
   SpawnerHeader header;
   uint32_t depth;  // of the copy
   int32_t cpu;     // where to do it
+  uint32_t group_count;
+  uint32_t reserved;
 };
 
 enum LayerFlags : uint32_t {

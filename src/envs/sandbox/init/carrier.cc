@@ -35,6 +35,7 @@ struct Making {
   Failure* failure;
   pid_t carrier = -1;
   pid_t copy = -1;
+  Rebuilt programs = {};          // below the copy
   int slave = -1;                 // of the copy's terminal, where it has one
   int sent[kMaxSent] = {-1};      // our descriptors: the new init's pidfd, the pipes
   int received[kMaxSent] = {-1};  // the same in the carrier
@@ -183,6 +184,7 @@ void add_files(Script* script, const Making& making) {
     switch (fd.how) {
       case Carry::inherit:
       case Carry::reopen_deleted:
+      case Carry::of_parent:
         continue;
       case Carry::reopen:
         reopen(script, fd, script->text(fd.path));
@@ -222,7 +224,7 @@ bool clone_in_carrier(Making* making) {
       CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWCGROUP | CLONE_NEWNET;
   script->call(SYS_setns, uint64_t(making->received[0]), kSpaces);
   if (root) script->call(SYS_setresuid, kRoot, kRoot, kRoot);
-  script->call(SYS_prctl, PR_SET_DUMPABLE, uint64_t(frozen.dumpable));
+  script->call(SYS_prctl, PR_SET_DUMPABLE, uint64_t(frozen.kernel.dumpable));
   for (int capability = 0; capability <= making->base.last_capability; ++capability)
     if (!(kBoundingSet & capability_bit(capability)))
       script->call(SYS_prctl, PR_CAPBSET_DROP, uint64_t(capability));
@@ -241,39 +243,46 @@ bool clone_in_carrier(Making* making) {
   return making->copy > 0 || making->failed("enter the sandbox", script);
 }
 
-/// What a clone lacks of its original, and the end of the privileges that brought it here.
-bool complete_copy(Making* making) {
-  const Frozen& frozen = *making->frozen;
-  const auto& kernel = frozen.kernel;
-  Script* script = new_script(frozen.area);
+/// What a clone lacks of its original.
+void list_missing(Script* script, const Making& making) {
+  const Frozen& frozen = *making.frozen;
   script->call(SYS_setsid);
-  if (making->slave >= 0)
+  if (making.slave >= 0)
     for (size_t i = 0; i < frozen.inventory.fd_count; ++i) {
       if (frozen.inventory.fds[i].how != Carry::terminal) continue;
       script->call(SYS_ioctl, uint64_t(frozen.inventory.fds[i].fd), TIOCSCTTY, 0);
       break;
     }
-  if (kernel.rseq)
-    script->call_flagged(kMayFail, SYS_rseq, kernel.rseq, kernel.rseq_bytes, 0,
-                         kernel.rseq_signature);
-  if (kernel.robust_list)
-    script->call_flagged(kMayFail, SYS_set_robust_list, kernel.robust_list,
-                         kernel.robust_list_bytes);
-  script->call(SYS_sigaltstack,
-               script->data(kernel.alternative_stack, sizeof kernel.alternative_stack), 0);
-  for (uint64_t i = 0; i < 3; ++i)
-    if (kernel.timers[i][2] || kernel.timers[i][3])
-      script->call(SYS_setitimer, i, script->data(kernel.timers[i], sizeof kernel.timers[i]), 0);
-  const uint64_t* sets = frozen.session.capabilities;
-  struct {
-    uint32_t version = 0x20080522, pid = 0;
-  } header;
-  uint32_t data[6];
-  for (int i = 0; i < 6; ++i) data[i] = uint32_t(sets[i % 3] >> (32 * (i / 3)));
-  script->call(SYS_capset, script->data(&header, sizeof header), script->data(data, sizeof data));
-  if (!script->run(making->copy, making->registers()))
-    return making->failed("complete the copy", script);
+  restore_kernel_state(script, frozen.kernel);
+}
+
+bool run_in_copy(Making* making, Script* script) {
+  return script->run(making->copy, making->registers()) ||
+         making->failed("complete the copy", script);
+}
+
+bool join_groups(Making* making) {
+  char text[32];
+  int length = snprintf(text, sizeof text, "%d", making->copy);
+  for (size_t i = 0; i < making->plan.group_count; ++i)
+    if (write(making->plan.groups[i], text, size_t(length)) != length)
+      return making->failed("join its control groups");
   return true;
+}
+
+/// What it lacks, the programs below it, and the end of the privileges that brought it here.
+bool complete_copy(Making* making) {
+  const Frozen& frozen = *making->frozen;
+  Script* script = new_script(frozen.area);
+  list_missing(script, *making);
+  if (frozen.programs.count) {
+    if (!run_in_copy(making, script) || !join_groups(making) ||
+        !rebuild_programs(making->base, frozen, making->copy, &making->programs, making->failure))
+      return false;
+    script = new_script(frozen.area);
+  }
+  drop_capabilities(script, frozen.session);
+  return run_in_copy(making, script);
 }
 
 void kill_held(pid_t pid) {
@@ -330,6 +339,15 @@ bool make(Making* making) {
 
 }  // namespace
 
+void drop_capabilities(Script* script, const SessionIdentity& session) {
+  struct {
+    uint32_t version = 0x20080522, pid = 0;
+  } header;
+  uint32_t data[6];
+  for (int i = 0; i < 6; ++i) data[i] = uint32_t(session.capabilities[i % 3] >> (32 * (i / 3)));
+  script->call(SYS_capset, script->data(&header, sizeof header), script->data(data, sizeof data));
+}
+
 namespace {
 
 /// The last of what holds it; from here on it runs.
@@ -337,8 +355,7 @@ bool let_copy_go(const Making& making) {
   const Frozen& frozen = *making.frozen;
   sched_setaffinity(making.copy, sizeof frozen.cpus,
                     reinterpret_cast<const cpu_set_t*>(frozen.cpus));
-  Call unmap{SYS_munmap, {frozen.area, Script::kAreaBytes, 0, 0, 0, 0}, 0, 0};
-  return call_at(making.copy, frozen.state.registers, frozen.gadget, unmap) == 0 &&
+  return unmap_area(making.copy, making.registers(), frozen.gadget, frozen.area) &&
          restore_state(making.copy, frozen.state) && detach(making.copy);
 }
 
@@ -351,7 +368,9 @@ pid_t copy(const Base& base, Frozen* frozen, const CopyPlan& plan, pid_t* reaper
   bool done = make(&making);
   if (done) {
     *reaper_pid = pid_at_first(base, making.copy, plan.depth);
-    done = let_copy_go(making) || making.failed("let the copy go");
+    done = start_programs(*frozen, making.programs, failure);
+    if (done) making.programs.count = 0;  // they run
+    done = done && (let_copy_go(making) || making.failed("let the copy go"));
   }
   if (making.carrier > 0) kill_held(making.carrier);
   for (size_t i = making.first_own; i < making.sent_count; ++i)
@@ -359,6 +378,7 @@ pid_t copy(const Base& base, Frozen* frozen, const CopyPlan& plan, pid_t* reaper
   if (making.slave >= 0) close(making.slave);
   if (making.sent[0] >= 0) close(making.sent[0]);
   if (!done) {
+    kill_programs(making.programs);
     kill_held(making.copy);
     return -1;
   }

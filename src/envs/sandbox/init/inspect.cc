@@ -15,57 +15,12 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
+#include "envs/sandbox/init/proc_text.h"
+
 namespace espalier::envs::init {
 namespace {
 
 constexpr unsigned kMemoryDevices = 1;  // major number of /dev/null, zero, full, random, …
-
-/// A file of /proc/PID, NUL-terminated; nullptr: not there. Valid until the next call.
-const char* read_proc(const Base& base, pid_t pid, const char* name) {
-  static char text[256 * 1024];
-  char path[96];
-  snprintf(path, sizeof path, "%d/%s", pid, name);
-  int fd = openat(base.proc_fd, path, O_RDONLY | O_CLOEXEC);
-  if (fd < 0) return nullptr;
-  size_t used = 0;
-  for (ssize_t n;
-       used + 1 < sizeof text && (n = read(fd, text + used, sizeof text - 1 - used)) > 0;)
-    used += size_t(n);
-  close(fd);
-  text[used] = 0;
-  return text;
-}
-
-ssize_t read_link(const Base& base, pid_t pid, const char* name, char* out, size_t size) {
-  char path[64];
-  snprintf(path, sizeof path, "%d/%s", pid, name);
-  ssize_t n = readlinkat(base.proc_fd, path, out, size - 1);
-  out[n < 0 ? 0 : n] = 0;
-  return n;
-}
-
-/// The value of a line "NAME:\tvalue".
-const char* field(const char* text, const char* name) {
-  size_t length = strlen(name);
-  for (const char* line = text; line; line = strchr(line, '\n')) {
-    if (*line == '\n') ++line;
-    if (!strncmp(line, name, length) && line[length] == ':') {
-      line += length + 1;
-      return line + strspn(line, " \t");
-    }
-  }
-  return nullptr;
-}
-
-uint64_t number(const char* text, const char* name, int radix) {
-  const char* value = field(text, name);
-  return value ? strtoull(value, nullptr, radix) : 0;
-}
-
-bool ends_with(const char* text, const char* end) {
-  size_t length = strlen(text), wanted = strlen(end);
-  return length >= wanted && !strcmp(text + length - wanted, end);
-}
 
 void read_pids(const char* status, SessionIdentity* session) {
   const char* at = field(status, "NSpid");
@@ -79,6 +34,8 @@ void read_pids(const char* status, SessionIdentity* session) {
 }
 
 }  // namespace
+
+bool CarriedFd::is_writable() const { return (flags & O_ACCMODE) != O_RDONLY && !(flags & O_PATH); }
 
 bool Refusal::set(bool may_pass, const char* format, ...) {
   passing = may_pass;
@@ -128,31 +85,61 @@ pid_t find_session(const Base& base, pid_t init, pid_t inner_pid) {
   }
 }
 
-bool check_processes(const Base& base, const SessionIdentity& session, pid_t init, Refusal* why) {
+namespace {
+
+/// The children of a process, as far as there is room.
+size_t list_children(const Base& base, pid_t pid, pid_t* out, size_t capacity) {
   char name[48];
-  snprintf(name, sizeof name, "task/%d/children", session.outer_pid);
-  const char* text = read_proc(base, session.outer_pid, name);
-  if (!text) return why->set(false, "the session has ended");
-  if (*text) return why->set(true, "the session has child processes");
-  snprintf(name, sizeof name, "task/%d/children", init);
-  text = read_proc(base, init, name);
-  for (char* end; text && *text; text = end) {
-    pid_t pid = pid_t(strtol(text, &end, 10));
+  snprintf(name, sizeof name, "task/%d/children", pid);
+  const char* text = read_proc(base, pid, name);
+  size_t count = 0;
+  for (char* end; text && count < capacity; text = end) {
+    auto child = pid_t(strtol(text, &end, 10));
     if (end == text) break;
-    if (pid != session.outer_pid)
-      return why->set(true, "another process runs beside the session, left by a command");
+    out[count++] = child;
   }
-  const char* status = read_proc(base, session.outer_pid, "status");
-  if (!status) return why->set(false, "the session has ended");
-  const char* state = field(status, "State");
-  if (state && (*state == 'Z' || *state == 'X')) return why->set(false, "the session has ended");
-  if (state && *state == 'T') return why->set(false, "the session is stopped");
-  if (number(status, "Threads", 10) != 1) return why->set(false, "the session has threads");
+  return count;
+}
+
+}  // namespace
+
+bool check_family(const Base& base, const SessionIdentity& session, pid_t init, Lineage* programs,
+                  Refusal* why) {
+  pid_t children[2];
+  pid_t parent = session.outer_pid;
+  size_t room = programs ? Lineage::kMax : 0, count = 0;
+  while (size_t found = list_children(base, parent, children, 2)) {
+    if (!room) return why->set(true, "the session has child processes");
+    if (found > 1) return why->set(true, "two programs run below one");
+    if (count == room)
+      return why->set(true, "more than %zu programs run one below the other", room);
+    programs->pids[count++] = parent = children[0];
+  }
+  if (programs) programs->count = count;
+  pid_t beside[2];
+  size_t found = list_children(base, init, beside, 2);
+  for (size_t i = 0; i < found; ++i)
+    if (beside[i] != session.outer_pid)
+      return why->set(true, "another process runs beside the session, left by a command");
+  return true;
+}
+
+bool check_status(const char* status, const char* who, Refusal* why) {
+  const char* state = status ? field(status, "State") : nullptr;
+  if (!state || *state == 'Z' || *state == 'X') return why->set(true, "%s has ended", who);
+  if (*state == 'T') return why->set(false, "%s is stopped", who);
   if (number(status, "SigPnd", 16) || number(status, "ShdPnd", 16))
-    return why->set(true, "a signal waits to be taken by the session");
+    return why->set(true, "a signal waits to be taken by %s", who);
   if (number(status, "SigIgn", 16) & (uint64_t{1} << (SIGTRAP - 1)))
-    return why->set(false, "the session ignores SIGTRAP");
-  const char* timers = read_proc(base, session.outer_pid, "timers");
+    return why->set(false, "%s ignores SIGTRAP", who);
+  return true;
+}
+
+bool check_session(const Base& base, pid_t pid, Refusal* why) {
+  const char* status = read_proc(base, pid, "status");
+  if (!check_status(status, "the session", why)) return false;
+  if (number(status, "Threads", 10) != 1) return why->set(false, "the session has threads");
+  const char* timers = read_proc(base, pid, "timers");
   if (timers && *timers) return why->set(false, "the session has a POSIX timer");
   return true;
 }
@@ -177,6 +164,7 @@ namespace {
 struct Target {
   char link[PATH_MAX];
   struct stat st;
+  bool locked;
 };
 
 const char* store(Inventory* inventory, const char* path) {
@@ -188,25 +176,31 @@ const char* store(Inventory* inventory, const char* path) {
   return at;
 }
 
-bool judge_file(const Target& target, Inventory* inventory, CarriedFd* fd, Refusal* why) {
-  bool writable = (fd->flags & O_ACCMODE) != O_RDONLY && !(fd->flags & O_PATH);
-  if (writable)
+bool judge_file(const Target& target, const InventoryRequest& request, Inventory* inventory,
+                CarriedFd* fd, Refusal* why) {
+  if (fd->is_writable() && !request.program)
     return why->set(false, "descriptor %d is open for writing (%.160s)", fd->fd, target.link);
   if (target.link[0] != '/') return why->set(false, "descriptor %d is %.160s", fd->fd, target.link);
   bool deleted = target.st.st_nlink == 0 || ends_with(target.link, " (deleted)");
   if (deleted && (fd->flags & O_PATH || S_ISDIR(target.st.st_mode)))
     return why->set(false, "descriptor %d is a deleted directory", fd->fd);
+  if (deleted && request.program)
+    return why->set(false, "descriptor %d is a deleted file (%.160s)", fd->fd, target.link);
   fd->how = deleted ? Carry::reopen_deleted : Carry::reopen;
   fd->path = deleted ? "" : store(inventory, target.link);
   return fd->path || why->set(false, "the session has too many files open");
 }
 
-bool judge(const Target& target, const SessionPipes& pipes, Inventory* inventory, CarriedFd* fd,
-           Refusal* why) {
+bool judge(const Target& target, const InventoryRequest& request, Inventory* inventory,
+           CarriedFd* fd, Refusal* why) {
+  const SessionPipes& pipes = request.pipes;
+  if (target.locked) return why->set(false, "descriptor %d holds a lock", fd->fd);
   mode_t type = target.st.st_mode & S_IFMT;
-  if (type == S_IFREG || type == S_IFDIR) return judge_file(target, inventory, fd, why);
+  if (type == S_IFREG || type == S_IFDIR) return judge_file(target, request, inventory, fd, why);
   fd->inode = target.st.st_ino;
-  if (type == S_IFIFO && !strncmp(target.link, "pipe:[", 6)) {
+  if (type == S_IFCHR && !(fd->path = store(inventory, target.link)))
+    return why->set(false, "%s has too many files open", request.who);
+  if (type == S_IFIFO && !request.program && !strncmp(target.link, "pipe:[", 6)) {
     fd->how = fd->inode == pipes.output    ? Carry::output
               : fd->inode == pipes.command ? Carry::command
               : fd->inode == pipes.status  ? Carry::status
@@ -226,7 +220,7 @@ bool judge(const Target& target, const SessionPipes& pipes, Inventory* inventory
     fd->how = Carry::terminal;
     return true;
   }
-  const char* kind = type == S_IFSOCK ? "a socket" : type == S_IFIFO ? "a named pipe" : target.link;
+  const char* kind = type == S_IFSOCK ? "a socket" : type == S_IFIFO ? "a pipe" : target.link;
   return why->set(false, "descriptor %d is %.160s", fd->fd, kind);
 }
 
@@ -242,6 +236,7 @@ bool describe_fd(const Base& base, pid_t pid, CarriedFd* fd, Target* target) {
   if (!info) return false;
   fd->offset = int64_t(number(info, "pos", 10));
   fd->flags = int(number(info, "flags", 8));
+  target->locked = field(info, "lock");
   return true;
 }
 
@@ -263,31 +258,31 @@ void find_twin(pid_t pid, Inventory* inventory, CarriedFd* fd) {
 
 }  // namespace
 
-bool take_inventory(const Base& base, const SessionIdentity& session, const SessionPipes& pipes,
-                    Inventory* inventory, Refusal* why) {
+bool take_inventory(const Base& base, const InventoryRequest& request, Inventory* inventory,
+                    Refusal* why) {
   static Target target;
-  pid_t pid = session.outer_pid;
+  pid_t pid = request.pid;
   inventory->fd_count = inventory->path_bytes = 0;
   read_link(base, pid, "cwd", inventory->directory, sizeof inventory->directory);
   if (inventory->directory[0] != '/' || ends_with(inventory->directory, " (deleted)"))
-    return why->set(false, "the session's working directory is gone");
+    return why->set(false, "%s's working directory is gone", request.who);
   char path[32];
   snprintf(path, sizeof path, "%d/fd", pid);
   int list = openat(base.proc_fd, path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   DIR* dir = list < 0 ? nullptr : fdopendir(list);
-  if (!dir) return why->set(false, "the session has ended");
+  if (!dir) return why->set(false, "%s has ended", request.who);
   bool done = true;
   while (dirent* entry = done ? readdir(dir) : nullptr) {
     if (!isdigit(static_cast<unsigned char>(entry->d_name[0]))) continue;
     if (inventory->fd_count == Inventory::kMaxFds) {
-      done = why->set(false, "the session has more than %zu descriptors", Inventory::kMaxFds);
+      done = why->set(false, "%s has more than %zu descriptors", request.who, Inventory::kMaxFds);
       break;
     }
     CarriedFd fd{};
     fd.fd = atoi(entry->d_name);
     done = describe_fd(base, pid, &fd, &target) ||
            why->set(true, "descriptor %d cannot be looked at", fd.fd);
-    done = done && judge(target, pipes, inventory, &fd, why);
+    done = done && judge(target, request, inventory, &fd, why);
     if (!done) break;
     find_twin(pid, inventory, &fd);
     inventory->fds[inventory->fd_count++] = fd;

@@ -20,6 +20,7 @@ enum class Carry : uint8_t {
   terminal,        // the session's: the copy gets a new one
   duplicate_pipe,  // a pipe nobody else has: a new one with the same content
   same_as,         // shares its offset with an earlier one
+  of_parent,       // of a program: shares its offset with one of its parent
 };
 
 struct CarriedFd {
@@ -28,8 +29,10 @@ struct CarriedFd {
   int64_t offset;
   uint64_t inode;
   Carry how;
-  int other;         // same_as: that descriptor
-  const char* path;  // reopen
+  int other;         // same_as, of_parent: that descriptor
+  const char* path;  // reopen, terminal, inherit
+
+  bool is_writable() const;
 };
 
 /// Who it is, as /proc tells it.
@@ -58,6 +61,21 @@ struct Inventory {
   char directory[PATH_MAX];  // the working directory
 };
 
+struct InventoryRequest {
+  pid_t pid = 0;  // as this process sees it
+  const char* who = "the session";
+  SessionPipes pipes{};
+  bool program = false;  // that is rebuilt (graft.h), not the session
+};
+
+/// The programs below the session, as this process sees them: each is the only child of the one
+/// before, the first of the session.
+struct Lineage {
+  static constexpr size_t kMax = 4;
+  pid_t pids[kMax];
+  size_t count = 0;
+};
+
 /// Why a session cannot be copied: what is in its way, and whether that may be about to end.
 struct Refusal {
   char text[256] = {0};
@@ -71,11 +89,18 @@ pid_t pid_of(const Base& base, int pidfd);
 bool identify(const Base& base, SessionIdentity* session);
 /// The child of `init` that its init sees as inner_pid; 0: none.
 pid_t find_session(const Base& base, pid_t init, pid_t inner_pid);
-/// False, with the refusal set, where something of the session, of its process or of the others in
-/// its sandbox would be missing in a copy. `init` is the first process of its process namespace.
-bool check_processes(const Base& base, const SessionIdentity& session, pid_t init, Refusal* why);
+/// False, with the refusal set, where the session or its sandbox has other processes than a copy
+/// would have. `init` is the first process of its process namespace. Without `programs` the session
+/// may have no children.
+bool check_family(const Base& base, const SessionIdentity& session, pid_t init, Lineage* programs,
+                  Refusal* why);
+/// The same, where something would be missing that a process has of its own.
+bool check_session(const Base& base, pid_t pid, Refusal* why);
+/// The part of it that /proc/PID/status tells of any process or thread. `who` is how the refusal
+/// calls it.
+bool check_status(const char* status, const char* who, Refusal* why);
 bool check_memory(const Base& base, const SessionIdentity& session, Refusal* why);
-bool take_inventory(const Base& base, const SessionIdentity& session, const SessionPipes& pipes,
-                    Inventory* inventory, Refusal* why);
+bool take_inventory(const Base& base, const InventoryRequest& request, Inventory* inventory,
+                    Refusal* why);
 
 }  // namespace espalier::envs::init

@@ -42,6 +42,7 @@ bool keep(Frozen* frozen) {
 void forget(size_t index) {
   if (g_frozen[index]->socket >= 0) close(g_frozen[index]->socket);
   free(g_frozen[index]->typed);
+  forget_programs(&g_frozen[index]->programs);
   free(g_frozen[index]);
   g_frozen[index] = g_frozen[--g_count];
 }
@@ -57,11 +58,13 @@ void reap() {
   pid_t pid;
   while ((pid = waitpid(-1, &status, WNOHANG | __WALL)) > 0) {
     if (!WIFEXITED(status) && !WIFSIGNALED(status)) continue;
-    for (size_t i = 0; i < g_count; ++i)
+    for (size_t i = 0; i < g_count; ++i) {
+      program_ended(&g_frozen[i]->programs, pid);
       if (g_frozen[i]->session.outer_pid == pid) {
         forget(i);
         break;
       }
+    }
   }
 }
 
@@ -88,18 +91,21 @@ void handle_copy(int channel, const Base& base, const wire::CopyRequest& request
   Frozen* frozen = find(request.header.id);
   pid_t pid = -1, reaper_pid = 0;
   errno = ESRCH;
-  if (!frozen || (fd_count != 4 && fd_count != 1)) {
+  size_t pipes = fd_count - 1 - request.group_count;  // wraps around where there is no descriptor
+  if (!frozen || (pipes != 3 && pipes != 0)) {
     failure.set("copy a session");
   } else {
     CopyPlan plan;
     plan.link = fds[0];
     plan.depth = request.depth;
     plan.cpu = request.cpu;
-    if (fd_count == 4) {
+    if (pipes) {
       plan.output = fds[1];
       plan.command = fds[2];
       plan.status = fds[3];
     }
+    plan.groups = fds + 1 + pipes;
+    plan.group_count = request.group_count;
     pid = copy(base, frozen, plan, &reaper_pid, &failure);
   }
   wire::SpawnerReply out{};
@@ -132,7 +138,9 @@ void handle(int channel, const Base& base, const int* fds, size_t fd_count) {
       return reply(channel, header, done ? nullptr : &failure);
     }
     case wire::SpawnerOp::release:
-      if (frozen) kill(frozen->session.outer_pid, SIGKILL);
+      if (!frozen) return;
+      forget_programs(&frozen->programs);
+      kill(frozen->session.outer_pid, SIGKILL);
       return;
     default:
       _exit(1);

@@ -26,15 +26,6 @@
 namespace espalier::envs::init {
 namespace {
 
-constexpr int kTimers[] = {ITIMER_REAL, ITIMER_VIRTUAL, ITIMER_PROF};
-
-// Not in the C library's headers of every distribution.
-constexpr auto kGetRseq = static_cast<__ptrace_request>(0x420f);
-struct RseqConfiguration {
-  uint64_t address;
-  uint32_t bytes, signature, flags, padding;
-};
-
 uint64_t find_vdso(const Base& base, pid_t pid) {
   char path[32], line[512];
   snprintf(path, sizeof path, "%d/maps", pid);
@@ -62,60 +53,28 @@ bool make_area(Frozen* frozen) {
   pid_t pid = frozen->session.outer_pid;
   frozen->gadget = find_gadget(pid, frozen->session.vdso);
   errno = ENOEXEC;
-  if (!frozen->gadget) return false;
-  Call map{SYS_mmap,
-           {0, Script::kAreaBytes, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS,
-            ~uint64_t{0}, 0},
-           0,
-           0};
-  int64_t address = call_at(pid, frozen->state.registers, frozen->gadget, map);
-  if (address < 0 && address > -4096) {
-    errno = int(-address);
-    return false;
-  }
-  frozen->area = uint64_t(address);
-  return Script::prepare(pid, frozen->area);
-}
-
-bool remove_area(const Frozen& frozen, pid_t pid) {
-  Call unmap{SYS_munmap, {frozen.area, Script::kAreaBytes, 0, 0, 0, 0}, 0, 0};
-  return call_at(pid, frozen.state.registers, frozen.gadget, unmap) == 0;
+  if (frozen->gadget)
+    frozen->area = map_area(pid, frozen->state.registers, frozen->gadget, frozen->programs.area);
+  return frozen->area != 0;
 }
 
 /// What the kernel keeps for it, and a way to hand its carriers descriptors.
 bool ask_session(Frozen* frozen) {
   pid_t pid = frozen->session.outer_pid;
   Script* script = new_script(frozen->area);
-  auto& kernel = frozen->kernel;
+  KernelQuestions questions(script);
   uint64_t sockets = script->data(nullptr, 8);
-  uint64_t stack = script->data(nullptr, sizeof kernel.alternative_stack);
-  uint64_t robust = script->data(nullptr, 16);
-  uint64_t timers = script->data(nullptr, sizeof kernel.timers);
-  script->call(SYS_socketpair, AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sockets);
-  script->call(SYS_sigaltstack, 0, stack);
-  script->call_flagged(kMayFail, SYS_get_robust_list, 0, robust, robust + 8);
-  for (int i = 0; i < 3; ++i)
-    script->call(SYS_getitimer, uint64_t(kTimers[i]), timers + uint64_t(i) * 32);
-  size_t dumpable = script->call(SYS_prctl, PR_GET_DUMPABLE);
+  size_t first = script->call(SYS_socketpair, AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sockets);
   Inventory& inventory = frozen->inventory;
   for (size_t i = 0; i < inventory.fd_count; ++i)
     script->call(SYS_fcntl, uint64_t(inventory.fds[i].fd), F_GETFD);
   if (!script->run(pid, frozen->state.registers)) return false;
+  questions.answers(*script, pid, &frozen->kernel);
   memcpy(frozen->its_sockets, script->read_back(sockets), sizeof frozen->its_sockets);
-  memcpy(kernel.alternative_stack, script->read_back(stack), sizeof kernel.alternative_stack);
-  memcpy(&kernel.robust_list, script->read_back(robust), 16);
-  memcpy(kernel.timers, script->read_back(timers), sizeof kernel.timers);
-  frozen->dumpable = int32_t(script->result(dumpable));
   // /proc says O_CLOEXEC of a descriptor also where the file was once opened with it.
   for (size_t i = 0; i < inventory.fd_count; ++i) {
-    bool closed = script->result(dumpable + 1 + i) & FD_CLOEXEC;
+    bool closed = script->result(first + 1 + i) & FD_CLOEXEC;
     inventory.fds[i].flags = (inventory.fds[i].flags & ~O_CLOEXEC) | (closed ? O_CLOEXEC : 0);
-  }
-  RseqConfiguration rseq{};
-  if (ptrace(kGetRseq, pid, sizeof rseq, &rseq) > 0) {
-    kernel.rseq = rseq.address;
-    kernel.rseq_bytes = rseq.bytes;
-    kernel.rseq_signature = rseq.signature;
   }
   int pidfd = int(syscall(SYS_pidfd_open, pid, 0));
   if (pidfd >= 0) {
@@ -125,11 +84,25 @@ bool ask_session(Frozen* frozen) {
   return frozen->socket >= 0;
 }
 
+/// A session with a terminal may have programs below it: they are rebuilt.
+bool check_relatives(const Base& base, const Frozen& frozen, Lineage* programs, Refusal* why) {
+  const SessionIdentity& session = frozen.session;
+  return check_family(base, session, frozen.init, frozen.pipes.output ? nullptr : programs, why) &&
+         check_session(base, session.outer_pid, why);
+}
+
 /// Everything that is looked at before anything changes. The session is stopped.
-bool inspect(const Base& base, Frozen* frozen, pid_t init, Refusal* why) {
-  return identify(base, &frozen->session) && check_processes(base, frozen->session, init, why) &&
-         check_memory(base, frozen->session, why) &&
-         take_inventory(base, frozen->session, frozen->pipes, &frozen->inventory, why);
+bool inspect(const Base& base, Frozen* frozen, Refusal* why) {
+  SessionIdentity& session = frozen->session;
+  InventoryRequest request;
+  request.pid = session.outer_pid;
+  request.pipes = frozen->pipes;
+  Lineage programs;
+  return identify(base, &session) && check_relatives(base, *frozen, &programs, why) &&
+         check_memory(base, session, why) &&
+         take_inventory(base, request, &frozen->inventory, why) &&
+         (!programs.count || (hold_programs(base, *frozen, programs, &frozen->programs, why) &&
+                              close_writers(&frozen->programs, why)));
 }
 
 struct Protection {
@@ -185,6 +158,7 @@ bool seal_upper(const Base& base, Frozen* frozen, bool* empty, Refusal* why) {
 }
 
 uint32_t refused(const Base& base, Frozen* frozen, const Refusal& why) {
+  release_programs(&frozen->programs);
   if (pid_t pid = frozen->session.outer_pid) {
     sched_setaffinity(pid, sizeof frozen->cpus, reinterpret_cast<cpu_set_t*>(frozen->cpus));
     detach(pid);
@@ -199,10 +173,12 @@ uint32_t freeze(const Base& base, const wire::FreezeRequest& request, int init_p
                 Frozen* frozen, Refusal* why) {
   SessionIdentity& session = frozen->session;
   frozen->pipes = {request.output, request.command, request.status};
-  pid_t init = pid_of(base, init_pidfd);
-  pid_t pid = request.outer_pid ? request.outer_pid : find_session(base, init, request.shell_pid);
+  frozen->init = pid_of(base, init_pidfd);
+  pid_t pid =
+      request.outer_pid ? request.outer_pid : find_session(base, frozen->init, request.shell_pid);
   session.outer_pid = pid;
-  if (!pid || !identify(base, &session) || !check_processes(base, session, init, why)) {
+  Lineage programs;
+  if (!pid || !identify(base, &session) || !check_relatives(base, *frozen, &programs, why)) {
     session.outer_pid = 0;  // not held
     return refused(base, frozen, *why);
   }
@@ -221,7 +197,7 @@ uint32_t freeze(const Base& base, const wire::FreezeRequest& request, int init_p
   }
   bool empty = false;
   session.vdso = find_vdso(base, pid);
-  if (!inspect(base, frozen, init, why) || !seal_upper(base, frozen, &empty, why))
+  if (!inspect(base, frozen, why) || !seal_upper(base, frozen, &empty, why))
     return refused(base, frozen, *why);
   bool done = save_state(pid, &frozen->state) && block_signals(pid);
   if (!done || !make_area(frozen) || !ask_session(frozen) || !take_typed(frozen)) {
@@ -230,7 +206,8 @@ uint32_t freeze(const Base& base, const wire::FreezeRequest& request, int init_p
     session.outer_pid = 0;
     return refused(base, frozen, *why);
   }
-  return wire::kFrozen | (empty ? wire::kUpperEmpty : 0u);
+  return wire::kFrozen | (empty ? wire::kUpperEmpty : 0u) |
+         (frozen->programs.count ? wire::kRebuilt : 0u);
 }
 
 bool thaw(const Base& base, Frozen* frozen, Failure* failure) {
@@ -242,9 +219,10 @@ bool thaw(const Base& base, Frozen* frozen, Failure* failure) {
     for (int fd : frozen->its_sockets) script->call(SYS_close, uint64_t(fd));
     script->run(pid, frozen->state.registers);
   }
-  if (frozen->area) remove_area(*frozen, pid);
+  if (frozen->area) unmap_area(pid, frozen->state.registers, frozen->gadget, frozen->area);
   if (frozen->sealed) unseal(base, frozen->id, failure);
   if (frozen->mount_sealed) seal_mount(base, pid, false);
+  release_programs(&frozen->programs);
   return_typed(*frozen);
   sched_setaffinity(pid, sizeof frozen->cpus, reinterpret_cast<cpu_set_t*>(frozen->cpus));
   bool done = restore_state(pid, frozen->state) && detach(pid);

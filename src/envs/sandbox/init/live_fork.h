@@ -7,7 +7,9 @@
 // so it may), opens the files again and clones the copy, which gets the session's old pid there.
 #pragma once
 
+#include "envs/sandbox/init/graft.h"
 #include "envs/sandbox/init/inspect.h"
+#include "envs/sandbox/init/kernel_state.h"
 #include "envs/sandbox/init/tracer.h"
 
 namespace espalier::envs::init {
@@ -15,30 +17,27 @@ namespace espalier::envs::init {
 /// A session held by this process.
 struct Frozen {
   uint64_t id = 0;
+  pid_t init = 0;  // the first process of its sandbox
   SessionIdentity session;
   SessionPipes pipes;
   Inventory inventory;
   StoppedState state;
-  uint64_t area = 0;    // of its memory, for scripts
-  uint64_t gadget = 0;  // a system call instruction in it
-  int socket = -1;      // descriptors for carriers are sent here …
-  int its_sockets[2];   // … and arrive at the second of these, its own
-  int32_t dumpable = 1;
+  uint64_t area = 0;      // of its memory, for scripts
+  uint64_t gadget = 0;    // a system call instruction in it
+  int socket = -1;        // descriptors for carriers are sent here …
+  int its_sockets[2];     // … and arrive at the second of these, its own
   char* typed = nullptr;  // into its terminal and not read yet, by malloc
   size_t typed_bytes = 0;
   uint64_t cpus[16];          // its affinity mask
   bool sealed = false;        // its upper is read-only …
   bool mount_sealed = false;  // … or the mount it is seen by
   uint32_t copies = 0;
-  // Kept by the kernel for the process and not for its copies.
-  struct {
-    uint64_t alternative_stack[3];
-    uint64_t robust_list, robust_list_bytes;
-    uint64_t timers[3][4];
-    uint64_t rseq;
-    uint32_t rseq_bytes, rseq_signature;
-  } kernel;
+  KernelState kernel{};
+  Programs programs;  // below it
 };
+
+/// The call by which a copy loses the capabilities that brought it into its sandbox.
+void drop_capabilities(Script* script, const SessionIdentity& session);
 
 /// An empty script; the one before it is gone.
 Script* new_script(uint64_t area);
@@ -54,6 +53,8 @@ struct CopyPlan {
   int output = -1, command = -1, status = -1;  // -1: the init sends a terminal
   uint32_t depth = 0;
   int cpu = -1;
+  const int* groups = nullptr;  // control groups that programs are rebuilt in
+  size_t group_count = 0;
 };
 
 /// Makes one copy and lets it run. Returns its pid, and in `reaper_pid` that by which the init of

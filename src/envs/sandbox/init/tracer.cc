@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
@@ -159,6 +160,25 @@ uint64_t find_gadget(pid_t pid, uint64_t vdso) {
   return vdso + offset;
 }
 
+uint64_t map_area(pid_t pid, const user_regs_struct& registers, uint64_t gadget, uint64_t wanted) {
+  uint64_t flags = MAP_PRIVATE | MAP_ANONYMOUS | (wanted ? 1u * MAP_FIXED_NOREPLACE : 0u);
+  Call map{SYS_mmap,
+           {wanted, Script::kAreaBytes, PROT_READ | PROT_WRITE | PROT_EXEC, flags, ~uint64_t{0}, 0},
+           0,
+           0};
+  int64_t address = call_at(pid, registers, gadget, map);
+  if (address < 0 && address > -4096) {
+    errno = int(-address);
+    return 0;
+  }
+  return Script::prepare(pid, uint64_t(address)) ? uint64_t(address) : 0;
+}
+
+bool unmap_area(pid_t pid, const user_regs_struct& registers, uint64_t gadget, uint64_t area) {
+  Call unmap{SYS_munmap, {area, Script::kAreaBytes, 0, 0, 0, 0}, 0, 0};
+  return call_at(pid, registers, gadget, unmap) == 0;
+}
+
 bool Script::prepare(pid_t pid, uint64_t area) {
   return write_memory(pid, area, espalier_calls_begin,
                       size_t(espalier_calls_end - espalier_calls_begin));
@@ -187,12 +207,13 @@ uint64_t Script::data(const void* data, size_t size) {
   return area_ + kDataOffset + at;
 }
 
-size_t Script::call(uint64_t number, uint64_t a, uint64_t b, uint64_t c, uint64_t d, uint64_t e) {
+size_t Script::call(uint64_t number, uint64_t a, uint64_t b, uint64_t c, uint64_t d, uint64_t e,
+                    uint64_t f) {
   if (count_ == kMaxCalls) {
     full_ = true;
     return 0;
   }
-  calls_[count_] = {number, {a, b, c, d, e, 0}, 0, 0};
+  calls_[count_] = {number, {a, b, c, d, e, f}, 0, 0};
   return count_++;
 }
 

@@ -53,6 +53,11 @@ int64_t call_at(pid_t pid, const user_regs_struct& registers, uint64_t gadget, c
 /// Where in the process a system call instruction lies; 0: not found.
 uint64_t find_gadget(pid_t pid, uint64_t vdso);
 
+/// Maps the area that scripts lie in, Script::kAreaBytes, into the process: at `wanted`, where
+/// nothing is mapped, or where there is room (0). Returns its address, 0 on failure.
+uint64_t map_area(pid_t pid, const user_regs_struct& registers, uint64_t gadget, uint64_t wanted);
+bool unmap_area(pid_t pid, const user_regs_struct& registers, uint64_t gadget, uint64_t area);
+
 /// A hand-over between two processors costs more than all that is done at one of them: brings the
 /// calling process, and another, to the same one for a while.
 class SameProcessor {
@@ -85,12 +90,16 @@ class Script {
   static bool prepare(pid_t pid, uint64_t area);
 
   void clear();
+  bool is_empty() const { return count_ == 0; }
+  bool has_room(size_t calls, size_t bytes) const {
+    return count_ + calls <= kMaxCalls && used_ + bytes <= kDataBytes;
+  }
   /// Addresses in the process. 0 when there is no room: run() then fails.
   uint64_t text(const char* text);
   uint64_t data(const void* data, size_t size);
   /// Index of the call, for result(). Arguments that are left out are 0.
   size_t call(uint64_t number, uint64_t a = 0, uint64_t b = 0, uint64_t c = 0, uint64_t d = 0,
-              uint64_t e = 0);
+              uint64_t e = 0, uint64_t f = 0);
   size_t call_flagged(uint64_t flags, uint64_t number, uint64_t a = 0, uint64_t b = 0,
                       uint64_t c = 0, uint64_t d = 0);
 
