@@ -123,6 +123,7 @@ RunState load_state(const fs::path& directory) {
     state.unlogged = json.at("unlogged").get<common::Metrics>();
     if (const auto& success = json.at("success"); !success.is_null())
       state.success = success.get<double>();
+    state.budget_spent = json.at("budget_spent").get<std::string>();
     state.bad_steps = json.at("bad_steps").get<int>();
     state.bad_in_a_row = json.at("bad_in_a_row").get<int>();
     check_files(directory, json.at("files"));
@@ -147,6 +148,7 @@ nlohmann::json RunState::to_json() const {
           {"journal", {{"file", journal.file}, {"offset", journal.offset}}},
           {"begun", begun},
           {"success", success ? nlohmann::json(*success) : nlohmann::json()},
+          {"budget_spent", budget_spent},
           {"bad_steps", bad_steps},
           {"bad_in_a_row", bad_in_a_row},
           {"unlogged", finite}};

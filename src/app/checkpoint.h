@@ -24,6 +24,7 @@ struct RunState {
   bool begun = false;             // the record of step 0 is written
   common::Metrics unlogged;       // of the last step, whose evaluation was interrupted; else empty
   std::optional<double> success;  // on the held-out tasks after this very step, where evaluated
+  std::string budget_spent;       // the budget that was reached, as "limit unit"; empty: none yet
   int bad_steps = 0;              // that were skipped, in all
   int bad_in_a_row = 0;           // up to this one
 

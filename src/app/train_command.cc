@@ -84,6 +84,9 @@ void print_summary(const RunDirectory& run) {
       "s\n",
       budget["generated_tokens"].get<double>(), budget["env_steps"].get<double>(),
       budget["forks"].get<double>(), json["wall_s"]["total"].get<double>());
+  if (const nlohmann::json& limit = json["budget_limit"]; limit["limit"].get<double>() > 0)
+    fmt::print("  limit           {:.6g} {}, beyond it by {:.6g}\n", limit["limit"].get<double>(),
+               limit["unit"].get<std::string>(), limit["overshoot"].get<double>());
   fmt::print("  report          {}\n", run.report().string());
 }
 

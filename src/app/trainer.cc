@@ -187,8 +187,13 @@ double Trainer::progress() const {
   return config_.budget.limit > 0 ? session_->ledger.used() : static_cast<double>(state_.step);
 }
 
+std::string Trainer::budget() const {
+  return fmt::format("{} {}", config_.budget.limit, config_.budget.unit);
+}
+
 bool Trainer::out_of_work() const {
-  return state_.step >= total_steps_ || session_->ledger.exhausted();
+  return state_.step >= total_steps_ || state_.budget_spent == budget() ||
+         session_->ledger.exhausted();
 }
 
 void Trainer::publish(uint64_t version) {
@@ -225,6 +230,8 @@ void Trainer::train() {
     saved_ = false;
     checkpoint();
   }
+  if (config_.data.trees.empty())
+    session_->ledger.expect_training(static_cast<uint64_t>(config_.learner.ppo_epochs));
   const bool budgeted = config_.budget.limit > 0;
   bar_.emplace("training", budgeted ? config_.budget.limit : static_cast<double>(total_steps_),
                budgeted ? config_.budget.unit : "steps");
@@ -246,10 +253,14 @@ void Trainer::train_step() {
   std::vector<tree::Tree> trees = clock_.measure("rollout", [&] { return source_->take(step); });
   session_->rule->observe(trees);
   note_rolled_out();
+  // With what the update will take it may be reached, and without trees that are left out not.
+  if (session_->ledger.exhausted()) state_.budget_spent = budget();
   if (goes_ahead(step)) source_->begin(step + 1);
   state_.unlogged = learn(trees, step);
   // Weights change between rollouts only: every tree is of one version.
   clock_.measure("rollout", [&] { source_->settle(); });
+  session_->ledger.add(std::exchange(learnt_, {}));
+  session_->ledger.trained(spent_);
   publish(step + 1);
   state_.unlogged.merge(times.metrics());
   remember_step(step + 1);
@@ -330,7 +341,7 @@ common::Metrics Trainer::learn(std::vector<tree::Tree>& trees, uint64_t step) {
     spend.trained_tokens = epochs * update.tokens_packed;
     spend.trained_attended =
         epochs * attended_tokens(trees, /*linear=*/config_.learner.packing == "linear");
-    session_->ledger.add(spend);
+    learnt_ = spend;
     spent_ += spend;
   });
   metrics.merge(budget_metrics(spent()));

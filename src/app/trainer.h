@@ -50,6 +50,7 @@ class Trainer {
   void remember_step(uint64_t done);
   void publish(uint64_t version);
   tree::Ledger spent() const;
+  std::string budget() const;
   void skipped(uint64_t step, const std::vector<tree::Tree>& trees, const std::string& parameter);
   common::Metrics learn(std::vector<tree::Tree>& trees, uint64_t step);
   nlohmann::json evaluate_both(const std::string& when, common::Metrics& metrics);
@@ -77,6 +78,7 @@ class Trainer {
   // When the newest step's trees were there; what is rolled out ahead of it is not in them.
   tree::Spend spent_;
   std::string rule_state_;
+  tree::Spend learnt_;         // by the newest update, not in the session's ledger yet
   std::string bad_parameter_;  // of the newest step that was skipped
   bool warm_ = false;          // the warm start is over
   bool saved_ = false;         // a checkpoint holds the present state

@@ -1,6 +1,7 @@
 #include "app/warm_start.h"
 
 #include <fmt/core.h>
+#include <spdlog/spdlog.h>
 
 #include <algorithm>
 #include <numeric>
@@ -49,6 +50,7 @@ double behaviour_cloning(const common::Config& config, learner::Learner& learner
   size_t next = order.size();
   Progress bar("warm start", config.sft.steps, "steps");
   double recent = 0;
+  int bad_in_a_row = 0;
   for (int step = 0; step < config.sft.steps; ++step) {
     if (common::stop_requested()) throw common::Cancelled("interrupted during the warm start");
     std::vector<const tree::Tree*> batch;
@@ -62,7 +64,20 @@ double behaviour_cloning(const common::Config& config, learner::Learner& learner
       }
       batch.push_back(&demonstrations[order[next++]]);
     }
-    const double loss = learner.sft_update(batch, step).metrics.at("sft/loss");
+    const learner::UpdateResult update = learner.sft_update(batch, step);
+    bad_in_a_row = update.bad.empty() ? 0 : bad_in_a_row + 1;
+    if (!update.bad.empty())
+      spdlog::warn(
+          "warm start, step {}: loss or gradient is not finite (first: {}); no update was "
+          "made",
+          step, update.bad);
+    if (bad_in_a_row >= config.learner.max_bad_steps)
+      throw common::PolicyError(
+          fmt::format("warm start stopped: {} step(s) in a row had a loss or gradient that is not "
+                      "finite (learner.max_bad_steps), in the last first '{}'; lower sft.optim.lr",
+                      bad_in_a_row, update.bad));
+    if (!update.bad.empty()) continue;
+    const double loss = update.metrics.at("sft/loss");
     recent = step == 0 ? loss : 0.9 * recent + 0.1 * loss;
     bar.update(step + 1, fmt::format("loss {:.3f}", recent));
   }

@@ -13,7 +13,8 @@ namespace espalier::app {
 std::vector<tree::Tree> demonstrate(Session& session);
 
 /// sft.steps updates of sft.batch_size demonstrations, drawn epoch by epoch in an order from the
-/// seed. Throws Cancelled on Ctrl-C. Returns the running mean of the loss at the end.
+/// seed. Throws Cancelled on Ctrl-C, PolicyError after max_bad_steps in a row. Returns the running
+/// mean of the loss at the end.
 double behaviour_cloning(const common::Config& config, learner::Learner& learner,
                          const std::vector<tree::Tree>& demonstrations);
 

@@ -209,8 +209,9 @@ UpdateResult Learner::sft_update(const std::vector<const tree::Tree*>& trees, in
   }
   result.metrics["sft/loss"] = sum;
   result.metrics["sft/lr"] = lr;
-  result.metrics["sft/grad_norm"] =
-      mini.micro_batches.empty() ? 0 : impl_->optimize(config, lr, sum);
+  if (mini.micro_batches.empty()) return result;
+  result.metrics["sft/grad_norm"] = impl_->optimize(config, lr, sum);
+  result.bad = impl_->bad;
   return result;
 }
 

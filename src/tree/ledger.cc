@@ -98,13 +98,38 @@ Spend Ledger::total() const {
   return total_;
 }
 
-bool Ledger::exhausted() const { return limit_ > 0 && used() >= limit_; }
+bool Ledger::exhausted() const {
+  if (limit_ <= 0) return false;
+  Spend spend;
+  {
+    std::lock_guard lock(mutex_);
+    spend = total_;
+    const Spend fresh = total_ - trained_;
+    // Each token of a tree is generated or computed once.
+    const uint64_t tokens = fresh.generated_tokens + fresh.prefill_tokens;
+    if (passes_ > 0) spend.learner_tokens += tokens;
+    spend.trained_tokens += passes_ * tokens;
+    spend.trained_attended += passes_ * fresh.attended_tokens;
+  }
+  return in_unit(spend) >= limit_;
+}
 
-double Ledger::used() const {
-  const Spend spend = total();
+double Ledger::used() const { return in_unit(total()); }
+
+double Ledger::in_unit(const Spend& spend) const {
   for (const Counter& counter : kCounters)  // asked at every turn: no map
     if (unit_ == counter.name) return static_cast<double>(spend.*counter.field);
   return spend.units(model_).at(unit_);
+}
+
+void Ledger::expect_training(uint64_t passes) {
+  std::lock_guard lock(mutex_);
+  passes_ = passes;
+}
+
+void Ledger::trained(const Spend& so_far) {
+  std::lock_guard lock(mutex_);
+  trained_ = so_far;
 }
 
 double Ledger::overshoot() const { return limit_ > 0 ? std::max(used() - limit_, 0.0) : 0; }
@@ -127,7 +152,7 @@ void Ledger::restore(const std::string& state) {
     throw common::StoreError(std::string("restore ledger: ") + error.what());
   }
   std::lock_guard lock(mutex_);
-  total_ = spend;
+  total_ = trained_ = spend;
 }
 
 }  // namespace espalier::tree

@@ -53,8 +53,14 @@ class Ledger {
   Ledger(std::string unit, double limit, ModelCost model = {}, const Spend& spent = {});
   void add(const Spend& spend);
   Spend total() const;
+  /// Whether used() with what training on the newest tokens will take has reached the limit.
   bool exhausted() const;
   double used() const;  // in the budget's unit
+  /// Every token that is generated or computed will be trained on `passes` times (0: none will):
+  /// exhausted() counts that as spent from then on, so that no update goes beyond the budget.
+  /// trained(): what was generated up to `so_far` is in the total now, or never will be.
+  void expect_training(uint64_t passes);
+  void trained(const Spend& so_far);
   std::map<std::string, double> units() const { return total().units(model_); }
   const ModelCost& model() const { return model_; }
   double limit() const { return limit_; }
@@ -68,8 +74,12 @@ class Ledger {
   std::string unit_;
   double limit_;
   ModelCost model_;
+  double in_unit(const Spend& spend) const;
+
   mutable std::mutex mutex_;
   Spend total_;
+  uint64_t passes_ = 0;
+  Spend trained_;  // what was spent on the tokens trained on
 };
 
 }  // namespace espalier::tree

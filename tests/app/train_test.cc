@@ -70,6 +70,30 @@ TEST(Train, StopsAtItsBudget) {
   const double spent = summary["budget"]["generated_tokens"];
   EXPECT_GE(spent, 150);
   EXPECT_LT(spent, 150 + 16 * 40);  // less than one action a live episode
+  EXPECT_THAT(done.output, HasSubstr("150 generated_tokens, beyond it by"));
+}
+
+TEST(Train, AnUpdateDoesNotGoBeyondABudgetOfFlops) {
+  const common::TempDir scratch;
+  const Finished done = test::run(
+      train(scratch.path(), {"budget.unit=model_flops", "budget.limit=3e9",
+                             "trainer.total_steps=50", "eval.n=0", "deterministic=true"}));
+  ASSERT_EQ(done.exit_code, 0) << done.output;
+  const json summary = json::parse(common::read_file(scratch.path() / "mini/summary.json"));
+  EXPECT_LT(summary["steps"], 50);
+  const double used = summary["budget"]["model_flops"], limit = 3e9;
+  EXPECT_EQ(summary["budget_limit"]["used"], used);
+  EXPECT_EQ(summary["budget_limit"]["overshoot"], std::max(0.0, used - limit));
+  // An action and what it is shown, of each live episode: rolled out once, trained on once.
+  const double parameters = summary["model"]["parameters"], live = 2 * (3 + 4), action = 16 + 49,
+               attention = 1.3;
+  EXPECT_LT(used, limit + live * action * 8 * parameters * attention);
+  EXPECT_GT(used, 0.7 * limit);
+  // What the budget ended is not gone on with, unless it is raised.
+  const Finished again = test::run(train(
+      scratch.path(), {"--resume", "budget.limit=3e9", "trainer.total_steps=50", "eval.n=0"}));
+  ASSERT_EQ(again.exit_code, 0) << again.output;
+  expect_steps(scratch.path() / "mini", summary["steps"].get<size_t>() + 1);
 }
 
 TEST(Train, ResumesAfterAKillBitForBit) {

@@ -85,6 +85,30 @@ TEST(Ledger, StopsAtItsBudgetInAnyUnit) {
   EXPECT_FALSE(unlimited.exhausted());
 }
 
+TEST(Ledger, WhatTrainingOnTheNewestTokensWillTakeCountsBeforeItIsSpent) {
+  const ModelCost model{.parameters = 10, .attention_width = 1};
+  Ledger ledger("model_flops", 1000, model);
+  ledger.expect_training(2);
+  const Spend some{.generated_tokens = 2, .prefill_tokens = 1, .attended_tokens = 5};
+  ledger.add(some);  // 60 + 20; training twice will take 360 + 120
+  EXPECT_DOUBLE_EQ(ledger.used(), 80);
+  EXPECT_FALSE(ledger.exhausted());
+  ledger.add({.generated_tokens = 4});  // 80; and 480
+  EXPECT_TRUE(ledger.exhausted());
+  const Spend so_far = ledger.total();
+  ledger.add({.trained_tokens = 10, .trained_attended = 10});  // less than was expected
+  ledger.trained(so_far);
+  EXPECT_DOUBLE_EQ(ledger.used(), 160 + 600 + 120);
+  EXPECT_FALSE(ledger.exhausted());
+  Ledger unit("learner_tokens", 4);
+  unit.add(some);
+  EXPECT_FALSE(unit.exhausted());
+  unit.expect_training(3);
+  EXPECT_FALSE(unit.exhausted()) << "three, whatever the passes";
+  unit.add({.prefill_tokens = 1});
+  EXPECT_TRUE(unit.exhausted());
+}
+
 TEST(Ledger, WrongBudgetsAreErrors) {
   try {
     Ledger ledger("tokens", 1);
