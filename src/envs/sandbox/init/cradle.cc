@@ -32,7 +32,8 @@ alignas(16) char g_message[wire::kMaxMessageBytes];
 alignas(16) char g_stacks[2][1 << 20];
 int g_groups[kMaxGroups];
 size_t g_group_count = 0;
-pid_t g_init = 0;  // of the sandbox brought up last
+pid_t g_init = 0;          // of the sandbox brought up last
+int g_own_processes = -1;  // this process's own process namespace
 
 struct Birth {
   const Base* base;
@@ -97,21 +98,10 @@ bool enter_network(Birth* birth) {
   return birth->new_network && setns(birth->network, CLONE_NEWNET) == 0;
 }
 
-int clone_init(void* argument) {
-  Birth& birth = *static_cast<Birth*>(argument);
-  birth.pid = sys_clone(birth.flags, &birth.pidfd);
-  if (birth.pid == 0) {
-    sandbox_main(*birth.base, *birth.plan);
-  }
-  return birth.pid > 0 || birth.failure.set("clone the sandbox's first process");
-}
-
 int give_birth(void* argument) {
   Birth& birth = *static_cast<Birth*>(argument);
   const Base& base = *birth.base;
   Failure& failure = birth.failure;
-  if (birth.holder >= 0 && setns(birth.holder, CLONE_NEWPID))
-    return failure.set("enter the process namespace");
   if (birth.plan->request.network)
     birth.flags |= CLONE_NEWNET;
   else if (!enter_network(&birth))
@@ -120,16 +110,22 @@ int give_birth(void* argument) {
   // What it is born with is owned by its user namespace, so that a copied session may enter it.
   if (birth.user_ns >= 0 && setns(birth.user_ns, CLONE_NEWUSER))
     return failure.set("enter the user namespace");
-  if (birth.holder < 0) return clone_init(argument);
-  // A process namespace can be made by those inside its parent only: one more child is.
-  if (run_sharing(clone_init, g_stacks[1], CLONE_PARENT, argument) < 0) return failure.set("clone");
-  return 0;
+  birth.pid = sys_clone(birth.flags, &birth.pidfd);
+  if (birth.pid == 0) sandbox_main(base, *birth.plan);
+  return birth.pid > 0 || failure.set("clone the sandbox's first process");
 }
 
 /// False when there is no init.
 bool bear(Birth* birth) {
-  if (run_sharing(give_birth, g_stacks[0], SIGCHLD, birth) < 0) return birth->failure.set("clone");
-  if (birth->pid > 0 && birth->holder >= 0) birth->pid = pid_of(*birth->base, birth->pidfd);
+  const Base& base = *birth->base;
+  // A process namespace can be made by those inside its parent only: so the child that makes it is
+  // born there.
+  if (birth->holder >= 0 && setns(birth->holder, CLONE_NEWPID))
+    return birth->failure.set("enter the process namespace");
+  bool born =
+      run_sharing(give_birth, g_stacks[0], SIGCHLD, birth) > 0 || birth->failure.set("clone");
+  if (birth->holder >= 0 && setns(g_own_processes, CLONE_NEWPID)) _exit(1);
+  if (born && birth->pid > 0 && birth->holder >= 0) birth->pid = pid_of(base, birth->pidfd);
   return birth->pid > 0;
 }
 
@@ -279,6 +275,7 @@ void cradle_main(Base* base, int channel, const int* groups, size_t group_count)
   sigset_t none;
   sigemptyset(&none);
   sigprocmask(SIG_SETMASK, &none, nullptr);
+  g_own_processes = openat(base->proc_fd, "self/ns/pid", O_RDONLY | O_CLOEXEC);
   for (size_t i = 0; i < group_count; ++i) {
     g_groups[g_group_count++] = groups[i];
     (void)!write(groups[i], "0", 1);
