@@ -30,6 +30,15 @@ const SandboxOptions& with_raised_file_limit(const SandboxOptions& options) {
   return options;
 }
 
+std::vector<int> allowed_processors() {
+  std::vector<int> processors;
+  cpu_set_t allowed;
+  if (sched_getaffinity(0, sizeof allowed, &allowed) == 0)
+    for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu)
+      if (CPU_ISSET(cpu, &allowed)) processors.push_back(cpu);
+  return processors;
+}
+
 }  // namespace
 
 Layer::~Layer() {
@@ -41,13 +50,10 @@ Core::Core(SandboxOptions options_)
       scratch(std::in_place, "espalier-sandbox"),
       spawner({options.uid_base, options.force_disk_upper, scratch->path()}),
       cgroups(!options.force_rlimits),
-      cradles(&spawner, &cgroups, &reactor),
+      processors(allowed_processors()),
+      cradles(&spawner, &cgroups, &reactor, processors),
       flattener(std::make_unique<Flattener>(this)) {
   if (!spawner.disk_upper()) scratch.reset();
-  cpu_set_t allowed;
-  if (sched_getaffinity(0, sizeof allowed, &allowed) == 0)
-    for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu)
-      if (CPU_ISSET(cpu, &allowed)) processors.push_back(cpu);
   worker.post([] { sweep_leftovers(true); });
   post([this] {
     spawner.attach(&reactor);
@@ -85,16 +91,6 @@ void Core::find_base(const EnvironmentSpec& spec, Completion<BaseImage> done) {
   if (spec.image == "host") return done(BaseImage{host_identity(), {}});
   done(std::make_exception_ptr(common::SandboxError("start a sandbox: image '" + spec.image +
                                                     "'; this backend has the image 'host' only")));
-}
-
-std::pair<int, int> Core::two_processors() {
-  if (processors.size() < 2) return {-1, -1};
-  auto at = [this] { return processors[next_processor % processors.size()]; };
-  std::pair<int, int> two;
-  two.first = at();
-  ++next_processor;
-  two.second = at();
-  return two;
 }
 
 void Core::after_delay(std::function<void()> go) {

@@ -78,9 +78,10 @@ struct Core : std::enable_shared_from_this<Core> {
   }
   /// The process that freezes and copies the session of the sandbox with this upper.
   Channel& keeper(uint64_t id) { return *keepers[id % keepers.size()]; }
-  /// Two processors for the two sides of a fork, others each time; {-1, -1} where there is one
-  /// only.
-  std::pair<int, int> two_processors();
+  /// Where that keeper works; -1: anywhere, there is one processor only.
+  int keeper_processor(uint64_t id) const {
+    return processors.size() < 2 ? -1 : processors[id % keepers.size() % processors.size()];
+  }
   /// Holds back a finished command for the determinism test; calls go at once without it.
   void after_delay(std::function<void()> go);
 
@@ -88,6 +89,7 @@ struct Core : std::enable_shared_from_this<Core> {
   std::optional<common::TempDir> scratch;  // for uppers on disk, where they may be needed
   Spawner spawner;
   CgroupPool cgroups;
+  const std::vector<int> processors;  // that this process may run on
   NetworkPool networks;
   CradlePool cradles;
   std::vector<std::unique_ptr<Channel>> keepers;  // none: sessions cannot be forked live here
@@ -95,8 +97,6 @@ struct Core : std::enable_shared_from_this<Core> {
   std::unordered_map<std::string, std::weak_ptr<Layer>> opened;  // by their name in the store
   std::unique_ptr<Flattener> flattener;
   uint64_t next_id = 1;
-  std::vector<int> processors;  // that this process may run on
-  size_t next_processor = 0;
   uint64_t delays = 0;
   bool closing = false;
   std::atomic<size_t> live{0};  // environments (any thread)

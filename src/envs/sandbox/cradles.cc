@@ -1,6 +1,8 @@
 #include "envs/sandbox/cradles.h"
 
+#include <algorithm>
 #include <chrono>
+#include <iterator>
 
 #include "common/error.h"
 
@@ -28,15 +30,32 @@ std::unique_ptr<Cradle> CradlePool::make(const Limits& limits) {
   return cradle;
 }
 
-std::unique_ptr<Cradle> CradlePool::take(const Limits& limits) {
+/// One after another.
+int CradlePool::processor_other_than(int avoid) {
+  if (processors_.size() < 2) return -1;
+  int processor;
+  do {
+    processor = processors_[next_processor_++ % processors_.size()];
+  } while (processor == avoid);
+  return processor;
+}
+
+std::unique_ptr<Cradle> CradlePool::take(const Limits& limits, int avoid) {
   auto& idle = idle_[key(limits)];
   std::unique_ptr<Cradle> cradle;
   if (idle.empty()) {
     cradle = make(limits);
   } else {
-    cradle = std::move(idle.back());  // the last used: its memory is warm
-    idle.pop_back();
+    // The last used, its memory is warm, of those that need not move.
+    auto fitting = std::find_if(idle.rbegin(), idle.rend(), [avoid](const auto& candidate) {
+      return avoid < 0 || candidate->processor != avoid;
+    });
+    if (fitting == idle.rend()) fitting = idle.rbegin();
+    cradle = std::move(*fitting);
+    idle.erase(std::next(fitting).base());
   }
+  if (cradle->processor < 0 || cradle->processor == avoid)
+    cradle->processor = processor_other_than(avoid);
   if (idle.empty())
     reactor_->post([this, limits] {
       if (closed_ || !idle_[key(limits)].empty()) return;

@@ -49,19 +49,18 @@ class LiveForking : public std::enable_shared_from_this<LiveForking> {
   using SandboxResult = common::Result<std::shared_ptr<Sandbox>>;
 
   void freeze(int tries) {
-    state_->sandbox->freeze(
-        processors_.second, [self = shared_from_this(), tries](common::Result<FreezeAnswer> r) {
-          self->answered_ = true;
-          if (r.ok() && r.value().outcome & wire::kFrozen) return self->frozen(r.value().outcome);
-          self->abandon_early();
-          if (!r.ok()) return self->done_(r.error());
-          const FreezeAnswer& answer = r.value();
-          if (!(answer.outcome & wire::kBusy) || tries <= 1) return self->refused(answer);
-          self->state_->core->reactor.call_at(Clock::now() + kFreezePause, [self, tries] {
-            if (self->state_->closed) return self->cancelled();
-            self->freeze(tries - 1);
-          });
-        });
+    state_->sandbox->freeze([self = shared_from_this(), tries](common::Result<FreezeAnswer> r) {
+      self->answered_ = true;
+      if (r.ok() && r.value().outcome & wire::kFrozen) return self->frozen(r.value().outcome);
+      self->abandon_early();
+      if (!r.ok()) return self->done_(r.error());
+      const FreezeAnswer& answer = r.value();
+      if (!(answer.outcome & wire::kBusy) || tries <= 1) return self->refused(answer);
+      self->state_->core->reactor.call_at(Clock::now() + kFreezePause, [self, tries] {
+        if (self->state_->closed) return self->cancelled();
+        self->freeze(tries - 1);
+      });
+    });
   }
 
   SandboxSeed seed_of_copy(bool with_upper) const {
@@ -77,7 +76,6 @@ class LiveForking : public std::enable_shared_from_this<LiveForking> {
     early_ = std::make_shared<Origin>(state_->sandbox);
     SandboxSeed seed = seed_of_copy(true);
     seed.leave_out_empty = true;
-    seed.processors = processors_;
     Sandbox::start_copy(state_->core, std::move(seed), early_,
                         [self = shared_from_this(), origin = early_](SandboxResult r) {
                           // Abandoned: its own end is all that is left of it.
@@ -149,9 +147,7 @@ class LiveForking : public std::enable_shared_from_this<LiveForking> {
   }
 
   void copy() {
-    SandboxSeed seed = state_->next;
-    seed.processors = processors_;
-    Sandbox::start_copy(state_->core, std::move(seed), state_->origin,
+    Sandbox::start_copy(state_->core, state_->next, state_->origin,
                         [self = shared_from_this()](SandboxResult r) {
                           if (!r.ok()) return self->not_copied(r.error());
                           self->deliver(std::move(r.value()));
@@ -186,7 +182,6 @@ class LiveForking : public std::enable_shared_from_this<LiveForking> {
   std::shared_ptr<EnvironmentState> state_;
   Completion<Fork> done_;
   Clock::time_point started_ = Clock::now();
-  std::pair<int, int> processors_ = state_->core->two_processors();
   bool answered_ = false;
   bool frozen_ = false;
   bool upper_empty_ = false;
@@ -223,7 +218,6 @@ void fork_environment(const std::shared_ptr<EnvironmentState>& state, Completion
 
 void awaken(const std::shared_ptr<EnvironmentState>& state, Completion<common::Done> done) {
   if (!state->origin) return done(common::Done{});
-  state->next.processors = state->core->two_processors();
   Sandbox::start_copy(
       state->core, state->next, state->origin,
       [state, done](common::Result<std::shared_ptr<Sandbox>> r) {

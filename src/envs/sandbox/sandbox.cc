@@ -68,7 +68,8 @@ void Sandbox::request_spawn(std::vector<Fd> more, int32_t shell_pid, uint64_t sh
                             wire::TerminalShape shape) {
   const Limits& limits = seed_.spec.limits;
   upper_ = core_->new_layer();
-  cradle_ = core_->cradles.take(limits);
+  cradle_ = core_->cradles.take(
+      limits, shell_pid ? core_->keeper_processor(origin_->sandbox()->upper_->id()) : -1);
   wire::SpawnRequest request{};
   request.header.op = wire::SpawnerOp::spawn;
   request.header.id = upper_->id();
@@ -85,7 +86,7 @@ void Sandbox::request_spawn(std::vector<Fd> more, int32_t shell_pid, uint64_t sh
   request.shell_pid = shell_pid;
   request.shell_output = shell_output;
   request.terminal = shape;
-  request.cpu = seed_.processors.first;
+  request.cpu = cradle_->processor;
   request.root = seed_.spec.root;
   std::string message = bytes_of(request);
   for (const LayerPtr& layer : seed_.layers) message += bytes_of(uint64_t{layer->id()});

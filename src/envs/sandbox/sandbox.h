@@ -20,13 +20,12 @@ namespace espalier::envs::sandbox {
 /// What a sandbox is started from.
 struct SandboxSeed {
   EnvironmentSpec spec;
-  std::vector<LayerPtr> layers;               // topmost first, the skeleton left out
-  bool leave_out_empty = false;               // the topmost, should nothing be in it
-  std::pair<int, int> processors = {-1, -1};  // of a copy's sandbox and of its keeper; -1: any
-  size_t image_layers = 0;                    // how many of the lowest are the image's
-  std::string base;                           // identity of the image
-  std::string restore;     // bash text that sets a dumped shell state; empty: a new session
-  int last_exit_code = 0;  // what $? shows to the first command
+  std::vector<LayerPtr> layers;  // topmost first, the skeleton left out
+  bool leave_out_empty = false;  // the topmost, should nothing be in it
+  size_t image_layers = 0;       // how many of the lowest are the image's
+  std::string base;              // identity of the image
+  std::string restore;           // bash text that sets a dumped shell state; empty: a new session
+  int last_exit_code = 0;        // what $? shows to the first command
   // What a restored terminal shows, where the one it comes from is at hand.
   std::shared_ptr<const terminal::Screen> screen;
 };
@@ -75,7 +74,7 @@ class Sandbox : public std::enable_shared_from_this<Sandbox> {
 
   /// Stops the session where it is, for good: from now on it can be copied, and nothing else. When
   /// the outcome is not kFrozen, it goes on unharmed.
-  void freeze(int cpu, Completion<FreezeAnswer> done);
+  void freeze(Completion<FreezeAnswer> done);
   /// Lets a frozen session go on. Errors: SandboxError, when there is a copy of it.
   void thaw(Completion<common::Done> done);
   /// The frozen session is not copied any more; its memory is given up.

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <sys/stat.h>
 
+#include <chrono>
 #include <cstring>
 
 #include "common/error.h"
@@ -12,6 +13,8 @@
 namespace espalier::envs::sandbox {
 namespace {
 
+// Until its groups change, so that its first command need not wait for that.
+constexpr auto kAdoptionPause = std::chrono::milliseconds(1);
 constexpr size_t kMaxUnclaimed = 64;  // carriers end as well, and nobody claims them
 
 uint64_t inode(const Fd& fd) {
@@ -27,7 +30,7 @@ Origin::~Origin() {
   core->post([sandbox = std::move(sandbox_)] { sandbox->kill(nullptr); });
 }
 
-void Sandbox::freeze(int cpu, Completion<FreezeAnswer> done) {
+void Sandbox::freeze(Completion<FreezeAnswer> done) {
   if (!broken_.empty()) return done(sandbox_error("fork: " + broken_));
   if (shell_status_) return done(FreezeAnswer{wire::kNotCarried, "the session has ended"});
   if (running_ || !processes_.empty() || !command_pending_.empty())
@@ -40,7 +43,7 @@ void Sandbox::freeze(int cpu, Completion<FreezeAnswer> done) {
   request.header.id = upper_->id();
   request.outer_pid = outer_pid_;
   request.shell_pid = shell_pid_;
-  request.cpu = cpu;
+  request.cpu = core_->keeper_processor(upper_->id());
   request.output = inode(output_);
   request.command = inode(command_);
   request.status = inode(status_);
@@ -145,7 +148,7 @@ void Sandbox::request_copy(std::vector<Fd> fds) {
   request.header.op = wire::SpawnerOp::copy;
   request.header.id = id;
   request.depth = depth_;
-  request.cpu = seed_.processors.second;
+  request.cpu = core_->keeper_processor(id);
   // What is rebuilt is not shared with the original: it must not count there.
   if (origin_->sandbox()->terminal_ && cradle_ && cradle_->group)
     for (const Fd& group : cradle_->group->procs) {
@@ -169,10 +172,13 @@ void Sandbox::session_copied(pid_t outer_pid, pid_t pid_at_first) {
   outer_pid_ = outer_pid;
   shell_ready_ = true;
   if (!first_ || !cradle_) return;  // gone by now
-  wire::AdoptRequest adopt{};
-  adopt.header.op = wire::SpawnerOp::adopt;
-  adopt.pid = outer_pid;
-  cradle_->channel->call(bytes_of(adopt), {}, nullptr);
+  core_->reactor.call_at(Clock::now() + kAdoptionPause, [self = shared_from_this()] {
+    if (!self->cradle_) return;
+    wire::AdoptRequest adopt{};
+    adopt.header.op = wire::SpawnerOp::adopt;
+    adopt.pid = self->outer_pid_;
+    self->cradle_->channel->call(bytes_of(adopt), {}, nullptr);
+  });
   auto ended = first_->reaped_.find(pid_at_first);
   if (ended == first_->reaped_.end()) {
     first_->copies_[pid_at_first] = weak_from_this();

@@ -55,12 +55,12 @@ bool has_init(const Making& making) { return making.sent[0] >= 0; }
 bool has_open_init(const Making& making) { return has_init(making) && making.open; }
 bool has_closed_init(const Making& making) { return making.closed; }
 
-/// The new init's pidfd comes from its cradle, and from itself a byte once a session may enter and
-/// another when what brought it up is behind it.
+/// The new init sends its pidfd, then a byte once a session may enter and another when what brought
+/// it up is behind it.
 bool await_link(Making* making, bool (*enough)(const Making&)) {
   while (!enough(*making)) {
     pollfd wait{making->plan.link, POLLIN, 0};
-    char byte;  // 0: the cradle's
+    char byte;
     int fds[wire::kMaxFds];
     size_t count = 0;
     errno = ETIMEDOUT;
@@ -361,18 +361,17 @@ bool let_copy_go(const Making& making) {
 
 }  // namespace
 
-pid_t copy(const Base& base, Frozen* frozen, const CopyPlan& plan, pid_t* reaper_pid,
-           Failure* failure) {
-  SameProcessor together(plan.cpu, frozen->session.outer_pid);
+bool copy(const Base& base, Frozen* frozen, const CopyPlan& plan, Copied* copied,
+          Failure* failure) {
   Making making{base, frozen, plan, failure};
   bool done = make(&making);
+  copied->carrier = making.carrier;
   if (done) {
-    *reaper_pid = pid_at_first(base, making.copy, plan.depth);
+    copied->reaper_pid = pid_at_first(base, making.copy, plan.depth);
     done = start_programs(*frozen, making.programs, failure);
     if (done) making.programs.count = 0;  // they run
     done = done && (let_copy_go(making) || making.failed("let the copy go"));
   }
-  if (making.carrier > 0) kill_held(making.carrier);
   for (size_t i = making.first_own; i < making.sent_count; ++i)
     if (making.sent[i] != making.slave) close(making.sent[i]);
   if (making.slave >= 0) close(making.slave);
@@ -380,10 +379,11 @@ pid_t copy(const Base& base, Frozen* frozen, const CopyPlan& plan, pid_t* reaper
   if (!done) {
     kill_programs(making.programs);
     kill_held(making.copy);
-    return -1;
+    return false;
   }
+  copied->pid = making.copy;
   ++frozen->copies;
-  return making.copy;
+  return true;
 }
 
 }  // namespace espalier::envs::init

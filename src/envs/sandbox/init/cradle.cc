@@ -33,6 +33,7 @@ alignas(16) char g_stacks[2][1 << 20];
 int g_groups[kMaxGroups];
 size_t g_group_count = 0;
 pid_t g_init = 0;          // of the sandbox brought up last
+cpu_set_t g_cpus;          // where sandboxes may run
 int g_own_processes = -1;  // this process's own process namespace
 
 struct Birth {
@@ -151,10 +152,10 @@ bool layer_is_empty(uint64_t id) {
 void handle_spawn(int channel, Base* base, const wire::SpawnRequest& request, const int* fds,
                   size_t fd_count) {
   const auto* layers = reinterpret_cast<const uint64_t*>(&request + 1);
-  SameProcessor together(request.cpu);
+  bring_to(request.cpu, 0);
   SandboxPlan plan;
   plan.request = request;
-  plan.cpus = together.before();
+  plan.cpus = g_cpus;
   bool leave_out = request.leave_out_empty && layer_is_empty(layers[0]);
   plan.request.layer_count -= leave_out;
   plan.control_fd = fds[0];
@@ -174,10 +175,6 @@ void handle_spawn(int channel, Base* base, const wire::SpawnRequest& request, co
   done = done && bear(&birth);
   out[0] = birth.pidfd;
   if (birth.new_network) out[2] = birth.network;
-  if (done && plan.link_fd >= 0) {
-    char byte = 0;
-    send_packet(plan.link_fd, &byte, 1, out, 1);
-  }
   if (done) {
     g_init = birth.pid;
     reply(channel, request.header, nullptr, leave_out, out, birth.new_network ? 3 : 2);
@@ -275,6 +272,7 @@ void cradle_main(Base* base, int channel, const int* groups, size_t group_count)
   sigset_t none;
   sigemptyset(&none);
   sigprocmask(SIG_SETMASK, &none, nullptr);
+  sched_getaffinity(0, sizeof g_cpus, &g_cpus);
   g_own_processes = openat(base->proc_fd, "self/ns/pid", O_RDONLY | O_CLOEXEC);
   for (size_t i = 0; i < group_count; ++i) {
     g_groups[g_group_count++] = groups[i];

@@ -52,7 +52,7 @@ void forget(const Frozen* frozen) {
     if (g_frozen[i] == frozen) return forget(i);
 }
 
-/// Frozen sessions that were killed with their sandboxes.
+/// Frozen sessions that were killed with their sandboxes, and carriers.
 void reap() {
   int status;
   pid_t pid;
@@ -89,7 +89,8 @@ void handle_copy(int channel, const Base& base, const wire::CopyRequest& request
                  size_t fd_count) {
   Failure failure;
   Frozen* frozen = find(request.header.id);
-  pid_t pid = -1, reaper_pid = 0;
+  Copied copied;
+  bring_to(request.cpu, 0);
   errno = ESRCH;
   size_t pipes = fd_count - 1 - request.group_count;  // wraps around where there is no descriptor
   if (!frozen || (pipes != 3 && pipes != 0)) {
@@ -98,7 +99,6 @@ void handle_copy(int channel, const Base& base, const wire::CopyRequest& request
     CopyPlan plan;
     plan.link = fds[0];
     plan.depth = request.depth;
-    plan.cpu = request.cpu;
     if (pipes) {
       plan.output = fds[1];
       plan.command = fds[2];
@@ -106,17 +106,18 @@ void handle_copy(int channel, const Base& base, const wire::CopyRequest& request
     }
     plan.groups = fds + 1 + pipes;
     plan.group_count = request.group_count;
-    pid = copy(base, frozen, plan, &reaper_pid, &failure);
+    copy(base, frozen, plan, &copied, &failure);
   }
   wire::SpawnerReply out{};
   out.header = request.header;
-  out.value = uint32_t(pid);
-  out.extra = uint64_t(reaper_pid);
-  if (pid < 0) {
+  out.value = uint32_t(copied.pid);
+  out.extra = uint64_t(copied.reaper_pid);
+  if (copied.pid < 0) {
     out.error = failure.error ? failure.error : EIO;
     memcpy(out.text, failure.text, sizeof out.text);
   }
   if (!send_packet(channel, &out, sizeof out, nullptr, 0)) _exit(1);
+  if (copied.carrier > 0) kill(copied.carrier, SIGKILL);  // reap() sees the rest of it
 }
 
 void handle(int channel, const Base& base, const int* fds, size_t fd_count) {

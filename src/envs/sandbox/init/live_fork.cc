@@ -187,7 +187,8 @@ uint32_t freeze(const Base& base, const wire::FreezeRequest& request, int init_p
   sched_getaffinity(pid, sizeof cpus, &cpus);
   static_assert(sizeof cpus == sizeof frozen->cpus);
   memcpy(frozen->cpus, &cpus, sizeof cpus);
-  SameProcessor together(request.cpu, pid);
+  bring_to(request.cpu, 0);
+  bring_to(request.cpu, pid);
   if (!attach(pid, &failure)) {
     sched_setaffinity(pid, sizeof cpus, &cpus);
     why->set(false, "%.200s", failure.text);

@@ -52,15 +52,19 @@ struct CopyPlan {
   int link = -1;  // to its init, which sends its pidfd and then a byte when it is ready
   int output = -1, command = -1, status = -1;  // -1: the init sends a terminal
   uint32_t depth = 0;
-  int cpu = -1;
   const int* groups = nullptr;  // control groups that programs are rebuilt in
   size_t group_count = 0;
 };
 
-/// Makes one copy and lets it run. Returns its pid, and in `reaper_pid` that by which the init of
-/// the first sandbox of its line knows it: that init is its parent. -1 on failure.
-pid_t copy(const Base& base, Frozen* frozen, const CopyPlan& plan, pid_t* reaper_pid,
-           Failure* failure);
+/// A session that runs.
+struct Copied {
+  pid_t pid = -1;
+  pid_t reaper_pid = 0;  // its pid as the init of the first sandbox of its line, its parent, knows
+  pid_t carrier = -1;    // done with: to be killed and reaped, which may take longer than the rest
+};
+
+/// Makes one copy and lets it run. A carrier is returned in any case.
+bool copy(const Base& base, Frozen* frozen, const CopyPlan& plan, Copied* copied, Failure* failure);
 
 /// Lets a frozen session of which there is no copy go on.
 bool thaw(const Base& base, Frozen* frozen, Failure* failure);

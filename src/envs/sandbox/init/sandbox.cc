@@ -146,6 +146,15 @@ bool send_terminal(const SandboxPlan& plan, bool root_mode, Pty* pty) {
   return send_packet(plan.control_fd, &reply, sizeof reply, &pty->master, 1);
 }
 
+/// What the carrier of a session will enter by.
+bool introduce(const SandboxPlan& plan) {
+  char byte = 0;
+  int pidfd = int(syscall(SYS_pidfd_open, getpid(), 0));
+  bool done = pidfd >= 0 && send_packet(plan.link_fd, &byte, 1, &pidfd, 1);
+  if (pidfd >= 0) close(pidfd);
+  return done;
+}
+
 /// Lets the session's carrier in, which may look at this process only while it is dumpable.
 bool open_door(const SandboxPlan& plan, bool root_mode) {
   char byte = 1;
@@ -183,7 +192,8 @@ void sandbox_main(const Base& base, const SandboxPlan& plan) {
   volunteer_for_oom(base);
   if (plan.request.network) raise_loopback();
   const bool copies = plan.link_fd >= 0;
-  bool done = (!plan.request.network || close_private_routes(&failure)) &&
+  bool done = (!copies || introduce(plan) || failure.set("introduce the sandbox")) &&
+              (!plan.request.network || close_private_routes(&failure)) &&
               enter_root(base, plan, &failure) && (copies || leave_old_root(&failure)) &&
               become_root(base, &failure);
   if (done && copies)

@@ -58,25 +58,17 @@ uint64_t find_gadget(pid_t pid, uint64_t vdso);
 uint64_t map_area(pid_t pid, const user_regs_struct& registers, uint64_t gadget, uint64_t wanted);
 bool unmap_area(pid_t pid, const user_regs_struct& registers, uint64_t gadget, uint64_t area);
 
-/// A hand-over between two processors costs more than all that is done at one of them: brings the
-/// calling process, and another, to the same one for a while.
-class SameProcessor {
- public:
-  explicit SameProcessor(int cpu, pid_t pid = 0) {
-    sched_getaffinity(0, sizeof before_, &before_);
-    if (cpu < 0) return;
-    cpu_set_t one;
-    CPU_ZERO(&one);
-    CPU_SET(size_t(cpu), &one);
-    sched_setaffinity(0, sizeof one, &one);
-    if (pid) sched_setaffinity(pid, sizeof one, &one);
-  }
-  ~SameProcessor() { sched_setaffinity(0, sizeof before_, &before_); }
-  const cpu_set_t& before() const { return before_; }
-
- private:
-  cpu_set_t before_;
-};
+/// Brings a process (0: the calling one) to a processor; -1: leaves it where it is. A hand-over
+/// between two processors costs more than all that is done at one of them, and so does the way of a
+/// running process to another.
+inline void bring_to(int cpu, pid_t pid) {
+  if (cpu < 0) return;
+  cpu_set_t now, one;
+  CPU_ZERO(&one);
+  CPU_SET(size_t(cpu), &one);
+  if (sched_getaffinity(pid, sizeof now, &now) || !CPU_EQUAL(&now, &one))
+    sched_setaffinity(pid, sizeof one, &one);
+}
 
 /// A list of calls and the data they point to, built here and run there.
 class Script {
