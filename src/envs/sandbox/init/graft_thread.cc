@@ -45,7 +45,7 @@ bool hold(const Base& base, pid_t pid, pid_t id, const char* who, Threads* threa
   thread->outer_id = id;
   thread->inner_id = innermost_id(status, "NSpid");
   sched_getaffinity(id, sizeof thread->cpus, reinterpret_cast<cpu_set_t*>(thread->cpus));
-  // As SameProcessor, in whose time this is.
+  // To where its tracer works (bring_to).
   cpu_set_t ours;
   sched_getaffinity(0, sizeof ours, &ours);
   sched_setaffinity(id, sizeof ours, &ours);
