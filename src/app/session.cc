@@ -61,23 +61,6 @@ void check_environment(const common::Config& config) {
   if (!why.empty()) throw common::Unsupported("env.network: " + why);
 }
 
-rollout::FarmOptions farm_options(const common::Config& config) {
-  rollout::FarmOptions options;
-  options.run_seed = config.seed;
-  options.deterministic = config.deterministic;
-  options.workers = config.rollout.workers;
-  options.max_live = static_cast<size_t>(config.rollout.max_live);
-  options.max_kept = static_cast<size_t>(config.rollout.max_kept);
-  options.infra_retries = config.rollout.infra_retries;
-  options.max_turns = config.rollout.max_assistant_turns;
-  options.max_observation_tokens = config.rollout.max_observation_length;
-  options.command_timeout_s = config.rollout.command_timeout_s;
-  options.snapshots = config.env.snapshots;
-  options.network = config.env.network;
-  options.limits = limits_of(config);
-  return options;
-}
-
 tree::ModelCost model_cost(const policy::WeightsPtr& weights) {
   const policy::ModelShape shape = policy::shape_of(weights);
   return {static_cast<double>(shape.parameters()), static_cast<double>(shape.num_hidden_layers) *
@@ -92,6 +75,28 @@ policy::EngineOptions engine_options(const common::Config& config) {
 }
 
 }  // namespace
+
+rollout::KeepSnapshots parse_keep_snapshots(const std::string& name) {
+  if (name == "keep-none") return rollout::KeepSnapshots::none;
+  return name == "keep-all" ? rollout::KeepSnapshots::all : rollout::KeepSnapshots::branching;
+}
+
+rollout::FarmOptions farm_options(const common::Config& config) {
+  rollout::FarmOptions options;
+  options.run_seed = config.seed;
+  options.deterministic = config.deterministic;
+  options.workers = config.rollout.workers;
+  options.max_live = static_cast<size_t>(config.rollout.max_live);
+  options.max_kept = static_cast<size_t>(config.rollout.max_kept);
+  options.infra_retries = config.rollout.infra_retries;
+  options.max_turns = config.rollout.max_assistant_turns;
+  options.max_observation_tokens = config.rollout.max_observation_length;
+  options.command_timeout_s = config.rollout.command_timeout_s;
+  options.snapshots = parse_keep_snapshots(config.env.snapshots);
+  options.network = config.env.network;
+  options.limits = limits_of(config);
+  return options;
+}
 
 policy::SamplingOptions sampling_options(const common::Config& config, double temperature) {
   policy::SamplingOptions sampling;

@@ -61,6 +61,11 @@ Start load_start(const std::filesystem::path& directory);
 std::unique_ptr<envs::Backend> make_backend(const common::Config& config,
                                             const std::filesystem::path& snapshots);
 
+rollout::FarmOptions farm_options(const common::Config& config);
+
+/// "keep-none", "keep-branching" or "keep-all".
+rollout::KeepSnapshots parse_keep_snapshots(const std::string& name);
+
 policy::SamplingOptions sampling_options(const common::Config& config, double temperature);
 
 }  // namespace espalier::app

@@ -10,6 +10,7 @@
 #include "app/commands.h"
 #include "app/pager.h"
 #include "app/run_directory.h"
+#include "app/session.h"
 #include "app/trace_snapshots.h"
 #include "common/error.h"
 #include "common/files.h"
@@ -161,10 +162,8 @@ int verify(const TraceArguments& arguments) {
 }
 
 void drop(const TraceArguments& arguments) {
-  const KeepSnapshots keep = arguments.policy == "keep-all"         ? KeepSnapshots::all
-                             : arguments.policy == "keep-branching" ? KeepSnapshots::branching
-                                                                    : KeepSnapshots::none;
-  const SnapshotsDropped dropped = drop_snapshots(arguments.run, keep);
+  const SnapshotsDropped dropped =
+      drop_snapshots(arguments.run, parse_keep_snapshots(arguments.policy));
   Pager out(false);
   out.print(arguments.json ? tree::dump({{"kept", dropped.kept},
                                          {"dropped", dropped.dropped},

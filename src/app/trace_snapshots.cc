@@ -17,6 +17,7 @@ namespace {
 namespace fs = std::filesystem;
 using envs::sandbox::IndexEntry;
 using envs::sandbox::SnapshotStore;
+using rollout::KeepSnapshots;
 
 uint64_t bytes_below(const fs::path& directory) {
   uint64_t bytes = 0;
@@ -67,7 +68,7 @@ bool same(const IndexEntry& a, const IndexEntry& b) {
 
 }  // namespace
 
-SnapshotsDropped drop_snapshots(const fs::path& run, KeepSnapshots keep) {
+SnapshotsDropped drop_snapshots(const fs::path& run, rollout::KeepSnapshots keep) {
   tree::check_run(run);
   const RunDirectory directory{run};
   SnapshotsDropped result;

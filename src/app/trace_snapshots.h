@@ -6,9 +6,9 @@
 #include <string>
 #include <vector>
 
-namespace espalier::app {
+#include "rollout/farm.h"
 
-enum class KeepSnapshots { all, branching, none };
+namespace espalier::app {
 
 struct SnapshotsDropped {
   size_t kept = 0;
@@ -19,7 +19,7 @@ struct SnapshotsDropped {
 /// Drops a run's snapshots: all, or those of nodes below which nothing branched, and what nothing
 /// names. Trees, journal and checkpoints are not touched. Errors: ConfigError when it is no run;
 /// StoreError, also when a process is writing the run.
-SnapshotsDropped drop_snapshots(const std::filesystem::path& run, KeepSnapshots keep);
+SnapshotsDropped drop_snapshots(const std::filesystem::path& run, rollout::KeepSnapshots keep);
 
 /// "+ path", "- path", "~ path" for the files that `b` adds to, lacks of, has other than `a`.
 /// Errors: StoreError.

@@ -159,8 +159,8 @@ struct EnvConfig {
   int disk_mb = 64;
   int pids = 64;
   double cpus = 1.0;
-  bool snapshots = false;      // write a durable snapshot at every fork
-  double inject_delay_ms = 0;  // random delay of command completion; for determinism tests
+  std::string snapshots = "keep-none";  // keep-none | keep-branching | keep-all
+  double inject_delay_ms = 0;           // random delay of command completion; for determinism tests
 };
 
 struct Config {

@@ -45,6 +45,7 @@ const Choices kSchedulers = {"constant", "linear", "cosine"};
 const Choices kDevices = {"auto", "cpu", "cuda"};
 const Choices kDurabilities = {"none", "batch", "sync"};
 const Choices kBackends = {"sandbox", "container"};
+const Choices kSnapshots = {"keep-none", "keep-branching", "keep-all"};
 const Choices kPackings = {"packed", "linear"};
 
 constexpr Range above_zero(double high) { return {0, high, true, false}; }
@@ -268,7 +269,9 @@ std::vector<Key> env_keys() {
        "What an environment whose task does not say may write, MiB"},
       {KEY(env.pids), between(4, 100000), "Processes of an environment"},
       {KEY(env.cpus), above_zero(4096), "Cores of an environment whose task does not say"},
-      {KEY(env.snapshots), {}, "Write a durable snapshot at every branching"},
+      {KEY(env.snapshots), kSnapshots,
+       "Durable snapshots of environments: none, where episodes branch, after every turn; `trace "
+       "fork` and `trace replay` open them"},
       {KEY(env.inject_delay_ms), between(0, 60000),
        "Random delay of command completion up to this; for tests of determinism"},
   };

@@ -242,8 +242,7 @@ class Episode {
   void fork(const Boundary& boundary) {
     std::vector<policy::Participant> joined = std::move(joined_);  // those not handed on leave
     joined_.clear();
-    if (shared_.options.snapshots)
-      if (auto id = session_.snapshot(path()); !id.empty()) tree_.snapshot(at_.parent, id);
+    if (shared_.options.snapshots == KeepSnapshots::branching) take_snapshot();
     std::vector<BranchPoint> children;
     std::string refusal;
     while (refusal.empty() && children.size() < joined.size())
@@ -433,6 +432,7 @@ class Episode {
     shell_exited_ = observation.shell_exited;
     Shown shown = shared_.harness->observe(observation);
     tree_.observed(at_.parent, observation, std::move(shown.text));
+    if (shared_.options.snapshots == KeepSnapshots::all && !shell_exited_) take_snapshot();
     at_.context = policy::Context::extend(at_.context, shown.tokens);
     at_.delta = std::move(shown.tokens);
     if (tree_.may_go_back() && !shell_exited_) tree_.remember(at_.parent, at_, session_.history());
@@ -440,6 +440,10 @@ class Episode {
     return Ending{tree::Outcome::agent_timeout, std::nullopt,
                   "commands took " + std::to_string(at_.used_seconds) + " s, allowed are " +
                       std::to_string(limit_s)};
+  }
+
+  void take_snapshot() {
+    if (auto id = session_.snapshot(path()); !id.empty()) tree_.snapshot(at_.parent, id);
   }
 
   Ending verify() {

@@ -37,6 +37,13 @@ struct TreeRequest {
   std::function<Script(int root)> script;  // set: demonstrations instead of the policy
 };
 
+/// Which states of environments are written down durably.
+enum class KeepSnapshots {
+  none,
+  branching,  // before a branching
+  all,        // after every turn
+};
+
 struct FarmOptions {
   uint64_t run_seed = 1;
   bool deterministic =
@@ -48,11 +55,14 @@ struct FarmOptions {
   int max_turns = 0;  // 0: the task's own
   int max_observation_tokens = 48;
   double command_timeout_s = 10.0;
-  size_t max_kept = 4;     // environments a tree keeps for a rule that looks back, beyond max_live
-  bool snapshots = false;  // durable snapshot at every fork
+  size_t max_kept = 4;  // environments a tree keeps for a rule that looks back, beyond max_live
+  KeepSnapshots snapshots = KeepSnapshots::none;
   bool network = false;
   envs::Limits limits;
 };
+
+/// What an episode of the task starts in.
+envs::EnvironmentSpec episode_environment(const envs::Task& task, const FarmOptions& options);
 
 /// Everything the farm works with; borrowed, must outlive it. journal, ledger and rule may be null.
 struct FarmParts {

@@ -45,6 +45,13 @@ class Diverged : public common::SandboxError {
 
 }  // namespace
 
+envs::EnvironmentSpec episode_environment(const envs::Task& task, const FarmOptions& options) {
+  envs::EnvironmentSpec spec = task.environment;
+  spec.limits = envs::limits_of_task(spec.limits, options.limits);
+  spec.network = spec.network && options.network;
+  return spec;
+}
+
 Session::Session(Shared& shared, TreeState& tree, envs::EnvironmentPtr environment, StepPtr history)
     : shared_(shared), tree_(tree), history_(std::move(history)) {
   if (environment) adopt(std::move(environment));
@@ -144,10 +151,8 @@ void Session::replay_once() {
   std::reverse(steps.begin(), steps.end());
   adopt(timed<envs::EnvironmentPtr>([&](common::Completion<envs::EnvironmentPtr> done) {
     if (step) return shared_.parts.backend->open({step->snapshot}, std::move(done));
-    envs::EnvironmentSpec spec = tree_.request().task->environment;
-    spec.limits = envs::limits_of_task(spec.limits, shared_.options.limits);
-    spec.network = spec.network && shared_.options.network;
-    shared_.parts.backend->create(std::move(spec), std::move(done));
+    shared_.parts.backend->create(episode_environment(*tree_.request().task, shared_.options),
+                                  std::move(done));
   }));
   for (const Step* again : steps) {
     const auto deadline = after(command_timeout_s());
@@ -178,6 +183,7 @@ envs::Observation Session::run(const std::string& path, const std::string& comma
 }
 
 std::string Session::snapshot(const std::string& path) {
+  if (history_ && !history_->snapshot.empty()) return history_->snapshot;
   std::string hex;
   try {
     hex = attempt<envs::SnapshotId>(path, "take a snapshot",

@@ -117,7 +117,7 @@ TEST(FailureTest, ReplayStartsAtTheLatestSnapshot) {
   Stage stage(always("look"));
   RuleDouble rule([](const tree::ForkContext& context) { return context.turn == 3 ? 2 : 1; });
   stage.parts.rule = &rule;
-  stage.options.snapshots = true;
+  stage.options.snapshots = KeepSnapshots::branching;
   stage.task->max_turns = 5;
   auto runs = std::make_shared<int>(0);
   stage.world->fault = [runs](const std::string& operation, const std::string&) {

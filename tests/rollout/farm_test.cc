@@ -288,7 +288,7 @@ TEST(FarmTest, AFarmServesOneStartAfterTheOther) {
 TEST(FarmTest, TheJournalGivesBackTheTrees) {
   Stage stage;
   auto rule = uniform_rule(0.5, 2, 4);
-  stage.options.snapshots = true;
+  stage.options.snapshots = KeepSnapshots::branching;
   stage.parts.rule = rule.get();
   tree::JournalWriter journal(stage.directory.path() / "journal", tree::Durability::none);
   stage.parts.journal = &journal;

@@ -174,7 +174,7 @@ TEST(IntegrationTest, SnapshotsAreTakenAtForks) {
   testing::RuleDouble rule(
       [](const tree::ForkContext& context) { return context.turn == 2 ? 2 : 1; });
   real->parts.rule = &rule;
-  real->options.snapshots = true;
+  real->options.snapshots = KeepSnapshots::branching;
   Farm farm(real->parts, real->options);
   std::vector<TreeRequest> requests;
   requests.push_back(real->request("nursery:maze/4/d2", 0, 2));
