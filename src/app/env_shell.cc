@@ -77,14 +77,9 @@ void print_output(const envs::Observation& observation, double timeout_s, bool s
 
 }  // namespace
 
-int run_env_shell(envs::Environment& environment, const envs::Task& task) {
+envs::Observation run_command_lines(envs::Environment& environment, double timeout_s) {
   take_over_ctrl_c();
   const bool terminal = isatty(STDIN_FILENO);
-  fmt::print("{}\n", task.instruction);
-  if (terminal) {
-    fmt::print("[{}: {} commands are an episode; `exit` ends it and asks the verifier]\n",
-               task.name, task.max_turns);
-  }
   envs::Observation last;
   while (!last.shell_exited) {
     std::string code = last.exit_code == 0 ? "" : fmt::format("[{}] ", last.exit_code);
@@ -93,9 +88,19 @@ int run_env_shell(envs::Environment& environment, const envs::Task& task) {
     if (!terminal) fmt::print("{}\n", *line);
     if (line->empty()) continue;
     bool stopped = false;
-    last = run_line(environment, *line, task.command_timeout_s, stopped);
-    print_output(last, task.command_timeout_s, stopped);
+    last = run_line(environment, *line, timeout_s, stopped);
+    print_output(last, timeout_s, stopped);
   }
+  return last;
+}
+
+int run_env_shell(envs::Environment& environment, const envs::Task& task) {
+  fmt::print("{}\n", task.instruction);
+  if (isatty(STDIN_FILENO)) {
+    fmt::print("[{}: {} commands are an episode; `exit` ends it and asks the verifier]\n",
+               task.name, task.max_turns);
+  }
+  const envs::Observation last = run_command_lines(environment, task.command_timeout_s);
   envs::Verdict verdict = envs::run_agent(environment, task, envs::AgentKind::nop).verdict;
   if (!verdict.reward) {
     fmt::print("\nverifier failed: {}\n{}", verdict.failure, verdict.output);

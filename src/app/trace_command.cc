@@ -9,6 +9,7 @@
 
 #include "app/commands.h"
 #include "app/pager.h"
+#include "app/recorded_run.h"
 #include "app/run_directory.h"
 #include "app/session.h"
 #include "app/trace_snapshots.h"
@@ -50,16 +51,10 @@ tree::TextOptions text_options() {
   return options;
 }
 
-/// The tokenizer saved with the run's newest checkpoint; null: there is none that loads.
+/// Null: there is none that loads.
 policy::TokenizerPtr find_tokenizer(const fs::path& run) {
-  fs::path newest;
-  std::error_code error;
-  for (fs::recursive_directory_iterator it(RunDirectory{run}.checkpoints(), error), end;
-       !error && it != end; it.increment(error))
-    if (it->path().filename() == "tokenizer.json" && it->path() > newest) newest = it->path();
-  if (newest.empty()) return nullptr;
   try {
-    return policy::Tokenizer::load(newest);
+    return newest_tokenizer(run);
   } catch (const common::PolicyError& refused) {
     std::fprintf(stderr, "espalier: warning: tokens are shown as ids only: %s\n", refused.what());
     return nullptr;
@@ -108,7 +103,8 @@ void show_node(const TraceArguments& arguments) {
 Json files_changed(const TraceArguments& arguments, const std::string& a, const std::string& b) {
   if (a.empty() || b.empty()) return nullptr;
   try {
-    return changed_files(arguments.run, a, b);
+    const fs::path store = RunDirectory{arguments.run}.snapshots();
+    return changed_files({store, a}, {store, b});
   } catch (const common::StoreError&) {
     return nullptr;  // dropped by gc
   }
@@ -279,6 +275,8 @@ void add_trace_command(CLI::App& app, int& exit_code) {
       "  espalier trace show runs/quickstart 3/r2/t5/b1  one turn, by its place\n"
       "  espalier trace show runs/quickstart 9f3a --tokens\n"
       "  espalier trace diff runs/quickstart 3/r2/t5/b0 3/r2/t5/b1\n"
+      "  espalier trace fork runs/quickstart 3/r2/t5     a shell, as it was then\n"
+      "  espalier trace replay runs/quickstart 3         the commands again, compared\n"
       "  espalier trace verify runs/quickstart           every checksum, id and digest again\n"
       "  espalier trace export runs/quickstart --format csv -o trees.csv");
 
@@ -302,6 +300,7 @@ void add_trace_command(CLI::App& app, int& exit_code) {
     exit_code = common::kExitOk;
   });
   add_whole_run_commands(*trace, arguments, exit_code);
+  add_trace_sandbox_commands(*trace, exit_code);
 }
 
 }  // namespace espalier::app

@@ -96,10 +96,9 @@ SnapshotsDropped drop_snapshots(const fs::path& run, rollout::KeepSnapshots keep
   return result;
 }
 
-std::vector<std::string> changed_files(const fs::path& run, const std::string& a,
-                                       const std::string& b) {
-  const SnapshotStore store(RunDirectory{run}.snapshots());
-  const auto before = files_of(store, a), after = files_of(store, b);
+std::vector<std::string> changed_files(const StoredState& a, const StoredState& b) {
+  const auto before = files_of(SnapshotStore(a.store), a.id);
+  const auto after = files_of(SnapshotStore(b.store), b.id);
   std::vector<std::string> changes;
   for (const auto& [path, entry] : before)
     if (!after.contains(path)) changes.push_back("- " + path);

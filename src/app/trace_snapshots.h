@@ -21,9 +21,13 @@ struct SnapshotsDropped {
 /// StoreError, also when a process is writing the run.
 SnapshotsDropped drop_snapshots(const std::filesystem::path& run, rollout::KeepSnapshots keep);
 
+struct StoredState {
+  std::filesystem::path store;  // a run's snapshots/
+  std::string id;
+};
+
 /// "+ path", "- path", "~ path" for the files that `b` adds to, lacks of, has other than `a`.
 /// Errors: StoreError.
-std::vector<std::string> changed_files(const std::filesystem::path& run, const std::string& a,
-                                       const std::string& b);
+std::vector<std::string> changed_files(const StoredState& a, const StoredState& b);
 
 }  // namespace espalier::app

@@ -107,6 +107,24 @@ bool ends_episode(const std::string& command) {
                      [](unsigned char c) { return std::isdigit(c) != 0; });
 }
 
+std::string without_line_numbers(const std::string& output) {
+  constexpr std::string_view kMark = "eval: line ";
+  std::string result;
+  size_t from = 0;
+  for (size_t at; (at = output.find(kMark, from)) != std::string::npos;) {
+    at += kMark.size();
+    result.append(output, from, at - from);
+    from = std::min(output.find_first_not_of("0123456789", at), output.size());
+  }
+  return result.append(output, from);
+}
+
+bool shows_the_same(const Harness& harness, const envs::Observation& seen, const tree::Node& node) {
+  return without_line_numbers(harness.observe(seen).text) ==
+             without_line_numbers(node.observation) &&
+         seen.exit_code == node.exit_code && seen.timed_out == node.timed_out;
+}
+
 std::unique_ptr<Harness> make_bash_harness(policy::TokenizerPtr tokenizer,
                                            int max_observation_tokens, bool serial_only) {
   return std::make_unique<BashHarness>(std::move(tokenizer), max_observation_tokens, serial_only);

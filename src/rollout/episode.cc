@@ -448,7 +448,9 @@ class Episode {
 
   Ending verify() {
     envs::VerifierSpec spec = task_.verifier;
-    spec.variables["ESPALIER_EPISODE_KEY"] = hex(tree_.key("r" + std::to_string(at_.root)).value);
+    const std::vector<int>& judged_as = tree_.request().judged_as;
+    const int root = judged_as.empty() ? at_.root : judged_as.at(static_cast<size_t>(at_.root));
+    spec.variables["ESPALIER_EPISODE_KEY"] = hex(tree_.key("r" + std::to_string(root)).value);
     pending_.verifier_runs += 1;
     tree_.verifying(at_.parent);
     envs::Verdict verdict = session_.verify(at_.parent.path, spec);

@@ -35,6 +35,8 @@ struct TreeRequest {
   bool may_fork = true;
   policy::SamplingOptions sampling;
   std::function<Script(int root)> script;  // set: demonstrations instead of the policy
+  std::vector<int>
+      judged_as;  // root r's verifier takes the chance of root judged_as[r]; empty: r's
 };
 
 /// Which states of environments are written down durably.

@@ -9,6 +9,7 @@
 #include "envs/environment.h"
 #include "envs/task.h"
 #include "policy/tokenizer.h"
+#include "tree/trace_tree.h"
 
 namespace espalier::rollout {
 
@@ -40,6 +41,12 @@ class Harness {
   /// Tokens of a scripted command.
   virtual std::vector<policy::Token> encode_action(const std::string& command) const = 0;
 };
+
+/// `output` without what bash says of its session's line numbers, which a new shell counts anew.
+std::string without_line_numbers(const std::string& output);
+
+/// Whether the command did what a recorded turn says, as far as the policy was shown it.
+bool shows_the_same(const Harness& harness, const envs::Observation& seen, const tree::Node& node);
 
 /// One command line a turn: "<instruction>\n$ " | "<command>\n" → "<output>\n$ ". The output loses
 /// one trailing newline and is cut to max_observation_tokens; where nothing is left, its newline is

@@ -7,6 +7,7 @@
 #include "common/error.h"
 #include "envs/limits.h"
 #include "rollout/branching.h"
+#include "rollout/harness.h"
 #include "rollout/suspend.h"
 
 namespace espalier::rollout {
@@ -16,19 +17,6 @@ using Seconds = std::chrono::duration<double>;
 
 envs::Deadline after(double seconds) {
   return envs::Clock::now() + std::chrono::duration_cast<envs::Clock::duration>(Seconds(seconds));
-}
-
-/// bash says on which line of its session a syntax error was; a new shell counts anew.
-std::string without_line_numbers(const std::string& output) {
-  constexpr std::string_view kMark = "eval: line ";
-  std::string result;
-  size_t from = 0;
-  for (size_t at; (at = output.find(kMark, from)) != std::string::npos;) {
-    at += kMark.size();
-    result.append(output, from, at - from);
-    from = std::min(output.find_first_not_of("0123456789", at), output.size());
-  }
-  return result.append(output, from);
 }
 
 /// What of an observation a replay must give again: everything but time.

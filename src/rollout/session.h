@@ -40,7 +40,8 @@ class Session {
   void open(const std::string& path);
   /// At most limit_s, and no longer than run and task allow a command.
   envs::Observation run(const std::string& path, const std::string& command, double limit_s);
-  /// Of what the last command left. Empty: this state cannot be snapshot. Remembered in the history.
+  /// Of what the last command left. Empty: this state cannot be snapshot. Remembered in the
+  /// history.
   std::string snapshot(const std::string& path);
   /// Of an open environment. Not retried: it goes on itself. Errors: as Environment::fork.
   envs::Fork fork();

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <charconv>
 #include <set>
-#include <vector>
 
 #include "common/error.h"
 #include "tree/journal.h"
@@ -276,6 +275,20 @@ FoundNode find_node(const std::filesystem::path& run, const std::string& name) {
                               std::to_string(kMinIdDigits) + " to " + std::to_string(kMaxIdDigits) +
                               " hex digits of an id, or TREE/PATH as in 3/r2/t5/b1");
   return find_by_id(run, prefix);
+}
+
+FoundNode find_place(const std::filesystem::path& run, const std::string& name) {
+  const bool whole = name.ends_with('/') || name.starts_with(kTreePrefix);
+  const auto index = tree_number(name.ends_with('/') ? name.substr(0, name.size() - 1) : name);
+  if (whole && index) return {find_tree(run, *index), -1};
+  return find_node(run, name);
+}
+
+std::vector<int> path_to(const Tree& tree, int node) {
+  std::vector<int> path;
+  for (int at = node; at >= 0; at = tree.nodes[at].parent) path.push_back(at);
+  std::reverse(path.begin(), path.end());
+  return path;
 }
 
 TreeSummary summarise(const RunTree& run_tree) {

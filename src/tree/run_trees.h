@@ -6,6 +6,7 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "tree/trace_tree.h"
 
@@ -42,13 +43,19 @@ RunTree find_tree(const std::filesystem::path& run, const std::string& name);
 
 struct FoundNode {
   RunTree found;
-  int node = 0;  // index in found.tree.nodes
+  int node = 0;  // index in found.tree.nodes; -1: the prompt, where nothing was done yet
 };
 
 /// `name`: a prefix of an id (4 to 64 hex digits), or TREE/PATH as in "3/r2/t5/b1" or
 /// "task-3/r2/t5/b1" ("3/r2": the first turn of a root). Errors: ConfigError when nothing or more
 /// than one node is meant; StoreError.
 FoundNode find_node(const std::filesystem::path& run, const std::string& name);
+
+/// As find_node(); a tree's name alone ("task-3", "3/") means its start: node -1.
+FoundNode find_place(const std::filesystem::path& run, const std::string& name);
+
+/// Nodes from the root's first turn to `node`; none for -1.
+std::vector<int> path_to(const Tree& tree, int node);
 
 struct TreeSummary {
   uint64_t index = 0;

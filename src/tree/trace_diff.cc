@@ -1,17 +1,7 @@
 #include "tree/trace_diff.h"
 
-#include <algorithm>
-
 namespace espalier::tree {
 namespace {
-
-/// From the root to the node.
-std::vector<int> path_to(const FoundNode& node) {
-  std::vector<int> path;
-  for (int at = node.node; at >= 0; at = node.found.tree.nodes[at].parent) path.push_back(at);
-  std::reverse(path.begin(), path.end());
-  return path;
-}
 
 std::string name_of(const FoundNode& node, int index) {
   return std::to_string(node.found.tree.index) + "/" + node.found.tree.nodes[index].path;
@@ -59,8 +49,8 @@ std::string side_text(const FoundNode& node, const std::vector<int>& turns, cons
 
 TraceDiff diff_nodes(const FoundNode& a, const FoundNode& b) {
   TraceDiff diff;
-  diff.a = path_to(a);
-  diff.b = path_to(b);
+  diff.a = path_to(a.found.tree, a.node);
+  diff.b = path_to(b.found.tree, b.node);
   diff.same_tree = a.found.tree.id == b.found.tree.id;
   if (!diff.same_tree) return diff;
   size_t common = 0;
