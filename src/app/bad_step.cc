@@ -23,6 +23,8 @@ std::filesystem::path save_bad_step(const RunDirectory& run, const common::Confi
   replay.run_dir = root.string();
   replay.model.path = model.string();
   replay.data.trees = root.string();
+  replay.data.from_step = -1;
+  replay.data.counterfactuals = false;
   replay.sft.episodes = 0;
   replay.eval.n = 0;
   replay.trainer.total_steps = 1;

@@ -200,6 +200,21 @@ void CheckpointWriter::write(const CheckpointContent& content) const {
   spdlog::info("checkpoint after step {}", content.state.step);
 }
 
+Checkpoint checkpoint_at(const RunDirectory& run, uint64_t step) {
+  const fs::path path = checkpoint_path(run, step);
+  if (fs::is_directory(path)) return {path, load_state(path), load_start(path)};
+  std::string there;
+  for (const fs::path& one : list_checkpoints(run))
+    there += (there.empty() ? "" : ", ") + one.filename().string();
+  throw common::ConfigError(fmt::format("no checkpoint '{}'; there are: {}", path.string(),
+                                        there.empty() ? "none" : there));
+}
+
+fs::path newest_checkpoint_path(const RunDirectory& run) {
+  const std::vector<fs::path> all = list_checkpoints(run);
+  return all.empty() ? fs::path() : all.back();
+}
+
 std::optional<Checkpoint> newest_checkpoint(const RunDirectory& run) {
   std::vector<fs::path> all = list_checkpoints(run);
   for (auto path = all.rbegin(); path != all.rend(); ++path) {

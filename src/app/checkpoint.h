@@ -78,6 +78,12 @@ struct Checkpoint {
   Start model;
 };
 
+/// The checkpoint after `step` steps. Errors: ConfigError naming those there are; StoreError.
+Checkpoint checkpoint_at(const RunDirectory& run, uint64_t step);
+
+/// The directory of the newest; empty: there is none.
+std::filesystem::path newest_checkpoint_path(const RunDirectory& run);
+
 /// The newest checkpoint that is whole; a damaged one is reported (log, warning) and the one before
 /// is taken. nullopt: none.
 std::optional<Checkpoint> newest_checkpoint(const RunDirectory& run);

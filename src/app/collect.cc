@@ -14,6 +14,10 @@ namespace espalier::app {
 
 using namespace std::chrono_literals;
 
+namespace {
+constexpr size_t kQueuedTrees = 64;  // sealed and not taken yet; a full queue holds up the farm
+}
+
 double mean_reward(const tree::Tree& tree) {
   double sum = 0;
   int count = 0;
@@ -28,7 +32,7 @@ double mean_reward(const tree::Tree& tree) {
 std::vector<tree::Tree> collect(rollout::Farm& farm, std::vector<rollout::TreeRequest> requests,
                                 const CollectOptions& options) {
   const size_t wanted = requests.size();
-  rollout::TreeQueue queue(std::max<size_t>(wanted, 1));
+  rollout::TreeQueue queue(std::clamp<size_t>(wanted, 1, kQueuedTrees));
   std::optional<Progress> bar;
   if (!options.label.empty()) bar.emplace(options.label, static_cast<double>(wanted), "trees");
   std::vector<tree::Tree> trees;

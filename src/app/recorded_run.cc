@@ -88,8 +88,6 @@ RecordedRun::RecordedRun(const fs::path& root, SnapshotPlace snapshots)
                                        config.deterministic);
 }
 
-bool was_run(const tree::Node& node) { return node.command_state == tree::CommandState::answered; }
-
 Reopened reopen(const RecordedRun& run, const tree::FoundNode& place) {
   const tree::Tree& tree = place.found.tree;
   std::vector<int> path = tree::path_to(tree, place.node), after;
@@ -106,7 +104,7 @@ Reopened reopen(const RecordedRun& run, const tree::FoundNode& place) {
       }
       if (reopened.passed_over.empty()) reopened.passed_over = why;
     }
-    if (was_run(node)) after.push_back(path.back());
+    if (rollout::was_run(*run.harness, node)) after.push_back(path.back());
     path.pop_back();
   }
   if (!reopened.environment) reopened.environment = start(run, tree);

@@ -40,9 +40,6 @@ struct RecordedRun {
 /// The tokenizer saved with the run's newest checkpoint; null: there is none.
 policy::TokenizerPtr newest_tokenizer(const std::filesystem::path& run);
 
-/// Whether the node's command ran and its answer is recorded.
-bool was_run(const tree::Node& node);
-
 /// A state that was made again.
 struct Reopened {
   envs::EnvironmentPtr environment;

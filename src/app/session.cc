@@ -67,18 +67,18 @@ tree::ModelCost model_cost(const policy::WeightsPtr& weights) {
                                                        shape.num_attention_heads * shape.head_dim};
 }
 
-policy::EngineOptions engine_options(const common::Config& config) {
-  policy::EngineOptions options;
-  options.deterministic = config.deterministic;
-  options.device = config.model.device;
-  return options;
-}
-
 }  // namespace
 
 rollout::KeepSnapshots parse_keep_snapshots(const std::string& name) {
   if (name == "keep-none") return rollout::KeepSnapshots::none;
   return name == "keep-all" ? rollout::KeepSnapshots::all : rollout::KeepSnapshots::branching;
+}
+
+policy::EngineOptions engine_options(const common::Config& config) {
+  policy::EngineOptions options;
+  options.deterministic = config.deterministic;
+  options.device = config.model.device;
+  return options;
 }
 
 rollout::FarmOptions farm_options(const common::Config& config) {

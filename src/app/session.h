@@ -61,6 +61,7 @@ Start load_start(const std::filesystem::path& directory);
 std::unique_ptr<envs::Backend> make_backend(const common::Config& config,
                                             const std::filesystem::path& snapshots);
 
+policy::EngineOptions engine_options(const common::Config& config);
 rollout::FarmOptions farm_options(const common::Config& config);
 
 /// "keep-none", "keep-branching" or "keep-all".

@@ -116,7 +116,7 @@ void take_in(Replayed& replayed, const tree::Tree& replay) {
 std::string number(double value) { return fmt::format("{:g}", value); }
 
 /// How one replay of a node differs from the record; nullopt: not.
-std::optional<Divergence> difference(const tree::Node& node, const Seen& seen) {
+std::optional<Divergence> difference(const tree::Node& node, bool was_run, const Seen& seen) {
   Divergence found;
   found.path = node.path;
   found.command = node.command;
@@ -127,7 +127,7 @@ std::optional<Divergence> difference(const tree::Node& node, const Seen& seen) {
     return found;
   };
   if (!seen.end.empty()) return set("end", "it was run", seen.end);
-  if (was_run(node)) {
+  if (was_run) {
     const std::string recorded = rollout::without_line_numbers(node.observation);
     const std::string replayed = rollout::without_line_numbers(seen.output);
     if (recorded != replayed) return set("output", recorded, replayed);
@@ -190,11 +190,12 @@ TreeReplay judge(const RecordedRun& run, const Replayed& replayed) {
     const tree::Node& node = tree.nodes[i];
     const auto& all = replayed.seen[i];
     if (all.empty()) continue;
-    result.commands += was_run(node);
+    const bool was_run = rollout::was_run(*run.harness, node);
+    result.commands += was_run;
     result.states += !node.snapshot.empty() && !all.front().snapshot.empty();
     result.rewards += node.reward && all.front().reward;
     std::vector<std::optional<Divergence>> differences;
-    for (const Seen& seen : all) differences.push_back(difference(node, seen));
+    for (const Seen& seen : all) differences.push_back(difference(node, was_run, seen));
     const auto first = std::find_if(differences.begin(), differences.end(),
                                     [](const auto& found) { return found.has_value(); });
     if (first == differences.end()) continue;

@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "app/commands.h"
+#include "app/counterfactual.h"
 #include "app/pager.h"
 #include "app/trace_fork.h"
 #include "app/trace_replay.h"
@@ -15,11 +16,32 @@ namespace {
 
 struct ReplayArguments {
   std::string run, place;
+  CounterfactualArguments edit;
   bool json = false;
+
+  bool edited() const {
+    return !edit.action.empty() || !edit.policy.empty() || !edit.prompt.empty();
+  }
 };
+
+int replay_edited(const ReplayArguments& arguments) {
+  if (arguments.place.empty())
+    throw common::ConfigError(
+        "trace replay: --action, --policy and --prompt need the node from which they hold");
+  CounterfactualArguments edit = arguments.edit;
+  edit.run = arguments.run;
+  edit.node = arguments.place;
+  const Counterfactual result = run_counterfactual(edit);
+  fmt::print("{}", arguments.json ? tree::dump(to_json(result), 2) + "\n" : to_text(result, {}));
+  const tree::Outcome outcome = result.tree.tree.nodes.back().outcome;
+  const bool judged =
+      outcome != tree::Outcome::infra_failed && outcome != tree::Outcome::verifier_failed;
+  return judged ? common::kExitOk : common::kExitFailure;
+}
 
 int replay(const ReplayArguments& arguments) {
   common::install_stop_handlers();
+  if (arguments.edited()) return replay_edited(arguments);
   tree::Json trees = tree::Json::array();
   int same = 0, real = 0, only_volatile = 0;
   replay_run(arguments.run, arguments.place, [&](const TreeReplay& replay) {
@@ -72,9 +94,31 @@ void add_replay(CLI::App& trace, int& exit_code) {
   CLI::App* command = trace.add_subcommand(
       "replay", "Run the recorded commands again in fresh sandboxes and compare");
   command->add_option("run", arguments->run, "Run directory (runs/NAME)")->required();
-  command->add_option("tree", arguments->place, "One tree: its index, or the beginning of its id");
+  command->add_option(
+      "tree", arguments->place,
+      "One tree: its index, or the beginning of its id; with an edit: the node from "
+      "which it holds (3/r2/t5; task-3: the start)");
+  command->add_option("--action", arguments->edit.action,
+                      "The next command, in place of the policy's; the policy goes on");
+  command
+      ->add_option("--policy", arguments->edit.policy,
+                   "Checkpoint that goes on; without: the run's newest")
+      ->check(CLI::ExistingDirectory);
+  command
+      ->add_option("--prompt", arguments->edit.prompt,
+                   "File with another instruction, which the policy reads in place of the task's")
+      ->check(CLI::ExistingFile);
   command->add_flag("--json", arguments->json, "As JSON");
-  command->footer("Exit code 4 when something differs that is not volatile (time, process id, …).");
+  command->footer(
+      "Exit code 4 when something differs that is not volatile (time, process id, …).\n"
+      "With an edit: opens the node's environment, lets the policy finish, verifies, and keeps "
+      "the\n"
+      "branch in RUN/counterfactuals, out of training (data.counterfactuals=true takes it in).\n"
+      "Examples:\n"
+      "  espalier trace replay runs/quickstart\n"
+      "  espalier trace replay runs/quickstart 3/r2/t5 --action 'cat note'\n"
+      "  espalier trace replay runs/quickstart 3/r2/t5 --policy "
+      "runs/other/checkpoints/step_000100");
   command->callback([arguments, &exit_code] { exit_code = replay(*arguments); });
 }
 

@@ -9,6 +9,7 @@
 #include "app/bad_step.h"
 #include "app/recovered.h"
 #include "app/report.h"
+#include "app/stored_trees.h"
 #include "app/tree_metrics.h"
 #include "app/warm_start.h"
 #include "common/error.h"
@@ -38,11 +39,8 @@ bool due(uint64_t step, int every) { return every > 0 && step % static_cast<uint
 
 /// Stored trees are trained on as long as there are any.
 uint64_t count_steps(const common::Config& config) {
-  uint64_t total = static_cast<uint64_t>(config.trainer.total_steps), stored = 0;
-  if (config.data.trees.empty()) return total;
-  while (stored < total && std::filesystem::exists(tree::shard_path(config.data.trees, stored)))
-    ++stored;
-  return stored;
+  return config.data.trees.empty() ? static_cast<uint64_t>(config.trainer.total_steps)
+                                   : count_stored_steps(config);
 }
 
 learner::LearnerOptions learner_options(const common::Config& config) {
@@ -149,6 +147,12 @@ void Trainer::run() {
     writer_->wait();
     fmt::print("\nStopped {}; go on with: espalier train {} --resume\n",
                warm_ ? fmt::format("after step {}", state_.step) : "in the warm start",
+               run_.config().string());
+    throw;
+  } catch (const common::Error&) {
+    bar_.reset();
+    fmt::print(stderr,
+               "Stopped by an error; once it is mended, go on with: espalier train {} --resume\n",
                run_.config().string());
     throw;
   }

@@ -9,7 +9,6 @@
 #include "app/recovered.h"
 #include "common/error.h"
 #include "envs/nursery/nursery.h"
-#include "tree/store.h"
 
 namespace espalier::app {
 
@@ -53,8 +52,10 @@ std::vector<tree::Tree> TreeSource::sealed_before_interruption(uint64_t step) co
 
 std::vector<tree::Tree> TreeSource::roll_out(uint64_t step) {
   const common::Config& config = session_.config;
-  if (!config.data.trees.empty())
-    return tree::read_trees(tree::shard_path(config.data.trees, step));
+  if (!config.data.trees.empty()) {
+    if (!stored_) stored_.emplace(config, step);
+    return stored_->next();
+  }
   const envs::nursery::Draw draw{config.data.families, config.data.depth_min,
                                  config.data.depth_max};
   const uint64_t batch = static_cast<uint64_t>(config.data.train_batch_size);

@@ -1,5 +1,5 @@
 // Where the trees of a training step come from: rolled out, in time or a step ahead of the
-// training.
+// training, or stored by another run.
 #pragma once
 
 #include <cstdint>
@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "app/session.h"
+#include "app/stored_trees.h"
 #include "tree/journal.h"
 #include "tree/trace_tree.h"
 
@@ -50,6 +51,7 @@ class TreeSource {
   const RunDirectory run_;
   const std::function<void(uint64_t step)> on_tick_;
   std::optional<Interrupted> interrupted_;
+  std::optional<StoredTrees> stored_;  // of data.trees
   std::future<std::vector<tree::Tree>> under_way_;
 };
 

@@ -31,8 +31,10 @@ struct DataConfig {
   std::vector<std::string> families;  // nursery families; empty: the base tier
   int depth_min = 1;
   int depth_max = 4;
-  int train_batch_size = 16;  // tasks (trees) a step
-  std::string trees;          // train offline on the stored trees of this run; empty: roll out
+  int train_batch_size = 16;     // tasks (trees) a step
+  std::string trees;             // train offline on the stored trees of this run; empty: roll out
+  int from_step = -1;            // of trees: its checkpoint and its batch come first
+  bool counterfactuals = false;  // of trees: branches of `trace replay` are trained on, too
 };
 
 struct RolloutConfig {

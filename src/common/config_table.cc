@@ -97,6 +97,12 @@ std::vector<Key> data_keys() {
       {KEY(data.depth_max), kDepths, "Greatest length of a task's chain"},
       {KEY(data.train_batch_size), between(1, 65536), "Tasks (trees) a step"},
       {KEY(data.trees), {}, "Run directory whose stored trees are trained on; empty: roll out"},
+      {KEY(data.from_step), between(-1, 1e9),
+       "data.trees: start from that run's checkpoint after this many steps, with the batch of its "
+       "next; -1: from the model, with its first"},
+      {KEY(data.counterfactuals),
+       {},
+       "data.trees: train on the counterfactual branches of `trace replay`, too"},
   };
 }
 

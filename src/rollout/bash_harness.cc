@@ -119,6 +119,12 @@ std::string without_line_numbers(const std::string& output) {
   return result.append(output, from);
 }
 
+bool was_run(const Harness& harness, const tree::Node& node) {
+  if (node.command_state != tree::CommandState::answered) return false;
+  const ParsedAction action = harness.parse(node.action);
+  return action.refusal.empty() && !action.ends;
+}
+
 bool shows_the_same(const Harness& harness, const envs::Observation& seen, const tree::Node& node) {
   return without_line_numbers(harness.observe(seen).text) ==
              without_line_numbers(node.observation) &&

@@ -1,7 +1,6 @@
 #include "rollout/episode.h"
 
 #include <algorithm>
-#include <cstdio>
 
 #include "common/error.h"
 #include "rollout/branching.h"
@@ -29,12 +28,6 @@ struct Ending {
 /// Σ of the tokens before each of `count` tokens that follow `before` others.
 uint64_t attended(uint64_t before, uint64_t count) {
   return count == 0 ? 0 : count * before + count * (count - 1) / 2;
-}
-
-std::string hex(uint64_t value) {
-  char text[17];
-  std::snprintf(text, sizeof text, "%016llx", static_cast<unsigned long long>(value));
-  return text;
 }
 
 class Episode {
@@ -447,10 +440,7 @@ class Episode {
   }
 
   Ending verify() {
-    envs::VerifierSpec spec = task_.verifier;
-    const std::vector<int>& judged_as = tree_.request().judged_as;
-    const int root = judged_as.empty() ? at_.root : judged_as.at(static_cast<size_t>(at_.root));
-    spec.variables["ESPALIER_EPISODE_KEY"] = hex(tree_.key("r" + std::to_string(root)).value);
+    const envs::VerifierSpec spec = tree_.verifier(at_.root);
     pending_.verifier_runs += 1;
     tree_.verifying(at_.parent);
     envs::Verdict verdict = session_.verify(at_.parent.path, spec);

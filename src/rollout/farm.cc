@@ -12,6 +12,7 @@
 #include <tuple>
 
 #include "common/error.h"
+#include "rollout/continuation.h"
 #include "rollout/episode.h"
 
 namespace espalier::rollout {
@@ -212,6 +213,10 @@ void Farm::start(std::vector<TreeRequest> requests, TreeQueue& out) {
                                 ": neither a policy nor a script is given");
     const int roots = request.roots;
     auto tree = std::make_shared<TreeState>(impl_->shared, std::move(request), out);
+    if (tree->request().from) {
+      batch.roots.push_back(continue_recorded(tree, *impl_->shared.harness));
+      continue;
+    }
     for (int root = 0; root < roots; ++root) {
       BranchPoint start;
       start.tree = tree;

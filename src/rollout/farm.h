@@ -26,6 +26,15 @@ namespace espalier::rollout {
 /// The next command of a scripted demonstrator, in place of the policy.
 using Script = std::function<std::string()>;
 
+/// Goes on from a recorded turn in place of the prompt: one episode, in a tree of that path alone.
+struct Continuation {
+  std::vector<tree::Node> path;      // recorded turns from a root's first on; empty: the prompt
+  std::vector<policy::Token> delta;  // context tokens behind the last one's action
+  int branch = 0;                    // number of the next turn among the last one's children
+  std::string injected;              // the first command, in place of the policy's; empty: none
+  envs::EnvironmentPtr environment;  // as it was then; null: made from the path
+};
+
 struct TreeRequest {
   envs::TaskPtr task;
   uint64_t index = 0;  // ordinal of the draw within the run: names the tree
@@ -35,8 +44,8 @@ struct TreeRequest {
   bool may_fork = true;
   policy::SamplingOptions sampling;
   std::function<Script(int root)> script;  // set: demonstrations instead of the policy
-  std::vector<int>
-      judged_as;  // root r's verifier takes the chance of root judged_as[r]; empty: r's
+  std::shared_ptr<Continuation> from;      // set: roots is 1
+  std::vector<int> judged_as;  // root r's verifier gets the key of root judged_as[r]; empty: r's
 };
 
 /// Which states of environments are written down durably.

@@ -45,6 +45,9 @@ class Harness {
 /// `output` without what bash says of its session's line numbers, which a new shell counts anew.
 std::string without_line_numbers(const std::string& output);
 
+/// Whether the recorded turn's command ran: neither refused nor the episode's end, and answered.
+bool was_run(const Harness& harness, const tree::Node& node);
+
 /// Whether the command did what a recorded turn says, as far as the policy was shown it.
 bool shows_the_same(const Harness& harness, const envs::Observation& seen, const tree::Node& node);
 

@@ -144,9 +144,10 @@ void Session::replay_once() {
   }));
   for (const Step* again : steps) {
     const auto deadline = after(command_timeout_s());
-    const auto seen = timed<envs::Observation>([&](common::Completion<envs::Observation> done) {
+    auto seen = timed<envs::Observation>([&](common::Completion<envs::Observation> done) {
       environment_->run(again->command, deadline, std::move(done));
     });
+    if (again->shown_only) seen.output = shared_.harness->observe(seen).text;
     if (!same(seen, again->observation))
       throw Diverged("replay of '" + again->command + "' gave exit code " +
                      std::to_string(seen.exit_code) + " and '" + seen.output.substr(0, 200) +
@@ -166,7 +167,7 @@ envs::Observation Session::run(const std::string& path, const std::string& comma
       path, "run a command", [&](common::Completion<envs::Observation> done) {
         environment_->run(command, after(timeout_s), std::move(done));
       });
-  history_ = std::make_shared<const Step>(Step{history_, command, observation, ""});
+  history_ = std::make_shared<const Step>(Step{history_, command, observation, "", false});
   return observation;
 }
 

@@ -15,7 +15,8 @@ struct Step {
   std::shared_ptr<const Step> before;
   std::string command;
   envs::Observation observation;
-  std::string snapshot;  // durable state after it; empty: none
+  std::string snapshot;     // durable state after it; empty: none
+  bool shown_only = false;  // the observation's output is what the policy was shown of it
 };
 using StepPtr = std::shared_ptr<const Step>;
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstdio>
 #include <iterator>
 #include <utility>
 
@@ -51,6 +52,32 @@ void TreeState::started() {
   event.node = tree_.id;
   event.header = tree_;
   append(std::move(event));
+  for (const tree::Node& node : tree_.nodes) append_recorded(node);
+}
+
+/// A turn that was there before the tree was started (Continuation).
+void TreeState::append_recorded(const tree::Node& node) {
+  const NodeRef ref{-1, node.id, node.path};
+  tree::Event event;
+  event.type = EventType::turn;
+  event.node = node.id;
+  event.parent = node.parent < 0 ? tree_.id : tree_.nodes[node.parent].id;
+  event.path = node.path;
+  event.payload = node;
+  event.payload.observation.clear();
+  event.payload.snapshot.clear();
+  append(std::move(event));
+  if (node.command_state != tree::CommandState::none) journal(EventType::command, ref, {}, "");
+  if (node.command_state != tree::CommandState::answered) return;
+  tree::Node payload;
+  payload.observation = node.observation;
+  payload.exit_code = node.exit_code;
+  payload.timed_out = node.timed_out;
+  journal(EventType::observation, ref, std::move(payload), "");
+  if (node.snapshot.empty()) return;
+  tree::Node state;
+  state.snapshot = node.snapshot;
+  journal(EventType::snapshot, ref, std::move(state), "");
 }
 
 NodeRef TreeState::add_turn(const NodeRef& parent, std::string path, tree::Node node) {
@@ -129,6 +156,17 @@ void TreeState::failed(const std::string& path, std::string detail) {
 
 void TreeState::retrying(const std::string& path, std::string detail) {
   journal(EventType::retry, {-1, {}, path}, {}, std::move(detail));
+}
+
+envs::VerifierSpec TreeState::verifier(int root) const {
+  const std::vector<int>& judged_as = request_.judged_as;
+  if (!judged_as.empty()) root = judged_as.at(static_cast<size_t>(root));
+  char digits[17];
+  std::snprintf(digits, sizeof digits, "%016llx",
+                static_cast<unsigned long long>(key("r" + std::to_string(root)).value));
+  envs::VerifierSpec spec = request_.task->verifier;
+  spec.variables["ESPALIER_EPISODE_KEY"] = digits;
+  return spec;
 }
 
 void TreeState::verifying(const NodeRef& node) { journal(EventType::verify, node, {}, ""); }

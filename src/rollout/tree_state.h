@@ -55,6 +55,8 @@ class TreeState : public std::enable_shared_from_this<TreeState> {
   void failed(const std::string& path, std::string detail);
   /// What failed is done again next.
   void retrying(const std::string& path, std::string detail);
+  /// How an episode of the root is judged.
+  envs::VerifierSpec verifier(int root) const;
   /// The verifier is started next, in the environment as it is after the node.
   void verifying(const NodeRef& node);
   void verified(const NodeRef& node, const envs::Verdict& verdict);
@@ -80,6 +82,7 @@ class TreeState : public std::enable_shared_from_this<TreeState> {
   int forks = 0;  // made or being made; guarded by Shared::rule_mutex
 
  private:
+  void append_recorded(const tree::Node& node);
   void journal(tree::EventType type, const NodeRef& node, tree::Node payload, std::string text);
   void append(tree::Event event);
   void seal();

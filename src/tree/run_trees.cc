@@ -116,15 +116,44 @@ std::vector<RunTree> search_trees(const std::filesystem::path& run, const Matche
   return found;
 }
 
+/// ": its stored trees are 0 to 63"; empty: none is stored.
+std::string known_trees(const std::filesystem::path& run) {
+  std::set<uint64_t> indices;
+  for (const auto& shard : list_shards(run)) {
+    const ShardIds ids = read_ids(shard);
+    indices.insert(ids.indices.begin(), ids.indices.end());
+  }
+  if (indices.empty()) return "";
+  return ": its stored trees are " + std::to_string(*indices.begin()) + " to " +
+         std::to_string(*indices.rbegin());
+}
+
 RunTree only_tree(std::vector<RunTree> found, const std::filesystem::path& run,
                   const std::string& name) {
   if (found.size() == 1) return std::move(found.front());
   if (found.empty())
-    throw common::ConfigError("tree " + name + ": run '" + run.string() +
-                              "' has no such tree; `espalier trace log` lists those it has");
+    throw common::ConfigError("tree " + name + ": run '" + run.string() + "' has no such tree" +
+                              known_trees(run) + "; `espalier trace log` lists those it has");
   throw common::ConfigError("tree " + name + ": the id is ambiguous: trees " +
                             std::to_string(found[0].tree.index) + " and " +
                             std::to_string(found[1].tree.index) + " begin with it");
+}
+
+/// The tree's paths that have the longest beginning in common with `path`, as "3/r2/t5/b0, …".
+std::string nearest_paths(const Tree& tree, const std::string& path) {
+  size_t longest = 0;
+  std::vector<std::string> nearest;
+  for (const Node& node : tree.nodes) {
+    const auto apart = std::mismatch(path.begin(), path.end(), node.path.begin(), node.path.end());
+    const auto common = static_cast<size_t>(apart.first - path.begin());
+    if (common > longest) nearest.clear();
+    longest = std::max(longest, common);
+    if (common == longest) nearest.push_back(std::to_string(tree.index) + "/" + node.path);
+  }
+  std::string names;
+  for (size_t i = 0; i < std::min(nearest.size(), kMaxCandidates); ++i)
+    names += (i ? ", " : "") + nearest[i];
+  return names + (nearest.size() > kMaxCandidates ? ", …" : "");
 }
 
 FoundNode find_by_path(const std::filesystem::path& run, uint64_t index, const std::string& path) {
@@ -133,12 +162,11 @@ FoundNode find_by_path(const std::filesystem::path& run, uint64_t index, const s
     const std::string& seen = found.tree.nodes[i].path;
     if (seen == path || seen == path + "/t0") return {std::move(found), static_cast<int>(i)};
   }
-  std::string paths = "it has no nodes yet";
-  if (!found.tree.nodes.empty())
-    paths = "its nodes run from " + found.tree.nodes.front().path + " to " +
-            found.tree.nodes.back().path;
+  const std::string nearest = found.tree.nodes.empty()
+                                  ? "it has no nodes yet"
+                                  : "did you mean " + nearest_paths(found.tree, path) + "?";
   throw common::ConfigError("node '" + std::to_string(index) + "/" + path + "': tree " +
-                            std::to_string(index) + " has no such node; " + paths);
+                            std::to_string(index) + " has no such node; " + nearest);
 }
 
 /// Candidates for an ambiguous id.

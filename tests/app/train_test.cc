@@ -169,6 +169,51 @@ TEST(Train, OffTheStoredTreesOfARun) {
   expect_steps(scratch.path() / "offline", 4);  // as many as are stored
 }
 
+TEST(Train, StepsAreReproducedFromTheirStoredBatchesBitForBit) {
+  const common::TempDir scratch;
+  const std::vector<std::string> options = {"eval.n=0", "deterministic=true", "seed=8",
+                                            "trainer.total_steps=2"};
+  ASSERT_EQ(test::run(train(scratch.path(), options)).exit_code, 0);
+  const fs::path run = scratch.path() / "mini";
+  const auto offline = [&](const std::string& name, std::vector<std::string> more) {
+    more.insert(more.end(), options.begin(), options.end());
+    more.insert(more.end(), {"name=" + name, "data.trees=" + run.string()});
+    const Finished done = test::run(train(scratch.path(), more));
+    EXPECT_EQ(done.exit_code, 0) << done.output;
+    return newest_weights(scratch.path() / name);
+  };
+  // Both steps from the beginning; both, and the second alone, from the run's own checkpoints.
+  EXPECT_TRUE(newest_weights(run) == offline("whole", {}));
+  EXPECT_TRUE(newest_weights(run) == offline("both", {"data.from_step=0"}));
+  EXPECT_TRUE(newest_weights(run) == offline("second", {"data.from_step=1"}));
+  const Finished none = test::run(
+      train(scratch.path(), {"name=none", "data.trees=" + run.string(), "data.from_step=2"}));
+  EXPECT_EQ(none.exit_code, common::kExitUsage) << none.output;
+}
+
+/// On a file system of 5 MB of its own, which is then made larger.
+TEST(Train, AFullDiskStopsItWithAReasonAndItResumesWhenThereIsRoom) {
+  const common::TempDir scratch;
+  const std::string where = scratch.path().string();
+  if (test::run({"unshare", "-m", "mount", "-t", "tmpfs", "tmpfs", where}).exit_code != 0)
+    GTEST_SKIP() << "mounting a small file system needs root";
+  const auto words = [](const std::vector<std::string>& arguments) {
+    std::string line;
+    for (const std::string& word : arguments) line += "'" + word + "' ";
+    return line;
+  };
+  const std::string command = words(train(scratch.path(), {"eval.n=0", "sft.episodes=0"}));
+  const Finished done = test::run(
+      {"unshare", "-m", "sh", "-c",
+       "mount -t tmpfs -o size=5m tmpfs " + where + " && " + command + "; echo code $?; " +
+           "mount -o remount,size=200m " + where + " && " + command + " --resume; echo code $?; " +
+           "grep -c step " + where + "/mini/metrics.jsonl; " + words({ESPALIER_BINARY}) +
+           "trace verify " + where + "/mini; echo code $?"});
+  for (const char* expected : {"No space left on device", "code 1\n", "Resuming after step",
+                               "code 0\n4\n", "all as written", "go on with: espalier train"})
+    EXPECT_THAT(done.output, HasSubstr(expected));
+}
+
 TEST(Train, CtrlCSavesAndSaysHowToGoOn) {
   const common::TempDir scratch;
   const fs::path run = scratch.path() / "mini";
