@@ -194,7 +194,8 @@ TEST(Train, StepsAreReproducedFromTheirStoredBatchesBitForBit) {
 /// On a file system of 5 MB of its own, which is then made larger.
 TEST(Train, AFullDiskStopsItWithAReasonAndItResumesWhenThereIsRoom) {
   const common::TempDir scratch;
-  const std::string where = scratch.path().string();
+  const std::string where = (scratch.path() / "disk").string();
+  fs::create_directory(where);
   if (test::run({"unshare", "-m", "mount", "-t", "tmpfs", "tmpfs", where}).exit_code != 0)
     GTEST_SKIP() << "mounting a small file system needs root";
   const auto words = [](const std::vector<std::string>& arguments) {
@@ -202,7 +203,7 @@ TEST(Train, AFullDiskStopsItWithAReasonAndItResumesWhenThereIsRoom) {
     for (const std::string& word : arguments) line += "'" + word + "' ";
     return line;
   };
-  const std::string command = words(train(scratch.path(), {"eval.n=0", "sft.episodes=0"}));
+  const std::string command = words(train(where, {"eval.n=0", "sft.episodes=0"}));
   const Finished done = test::run(
       {"unshare", "-m", "sh", "-c",
        "mount -t tmpfs -o size=5m tmpfs " + where + " && " + command + "; echo code $?; " +
