@@ -8,6 +8,7 @@
 #include <optional>
 
 #include "app/commands.h"
+#include "app/counterfactual.h"
 #include "app/pager.h"
 #include "app/recorded_run.h"
 #include "app/run_directory.h"
@@ -73,6 +74,10 @@ void log_run(const TraceArguments& arguments) {
                                     : tree::summary_line(summary, options));
   });
   if (!any && !arguments.json) out.print("no trees yet in " + arguments.run + "\n");
+  const auto beside = list_counterfactuals(arguments.run);
+  if (!beside.empty() && !arguments.json)
+    out.print(std::to_string(beside.size()) + " counterfactual branches beside them, as in: " +
+              "espalier trace log " + beside.back().string() + "\n");
 }
 
 void log_tree(const TraceArguments& arguments) {
@@ -132,8 +137,26 @@ void diff(const TraceArguments& arguments) {
   out.print(text);
 }
 
+/// The run, and the counterfactuals beside it.
+tree::Verification verify_all(const fs::path& run) {
+  tree::Verification seen = tree::verify_run(run);
+  for (const fs::path& one : list_counterfactuals(run)) {
+    const tree::Verification more = tree::verify_run(one);
+    seen.journal_files += more.journal_files;
+    seen.journal_bytes += more.journal_bytes;
+    seen.records += more.records;
+    seen.skipped += more.skipped;
+    seen.shards += more.shards;
+    seen.trees += more.trees;
+    seen.nodes += more.nodes;
+    seen.torn = seen.torn || more.torn;
+    if (seen.problem.empty()) seen.problem = more.problem;
+  }
+  return seen;
+}
+
 int verify(const TraceArguments& arguments) {
-  const tree::Verification seen = tree::verify_run(arguments.run);
+  const tree::Verification seen = verify_all(arguments.run);
   const bool good = seen.problem.empty();
   Pager out(false);
   if (arguments.json) {
