@@ -10,7 +10,7 @@ namespace espalier::app {
 
 std::filesystem::path save_bad_step(const RunDirectory& run, const common::Config& config,
                                     const BadStep& bad) {
-  const std::filesystem::path root =
+  std::filesystem::path root =
       std::filesystem::absolute(run.bad_steps() / fmt::format("step_{:06}", bad.step));
   const std::filesystem::path model = root / "model";
   std::filesystem::create_directories(model);
