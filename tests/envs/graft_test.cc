@@ -232,6 +232,36 @@ TEST_F(Graft, AJobInTheBackground) {
   }
 }
 
+TEST_F(Graft, AStoppedJob) {
+  EnvironmentPtr parent = start_program("/usr/bin/python3 -q", ">>>");
+  screen(*parent, "n = 12\n", "n = 12\n>>>");
+  screen(*parent, kSuspend, "[1]+  Stopped                 /usr/bin/python3 -q\nprompt>");
+  screen(*parent, "y=8\n", "y=8\nprompt>");
+  EnvironmentPtr child = rebuilt_child(*parent);
+  for (Environment* each : {parent.get(), child.get()}) {
+    screen(*each, "clear; echo still-$y; jobs; grep State /proc/3/status\n",
+           "still-8\n[1]+  Stopped                 /usr/bin/python3 -q\nState:  T (stopped)\n");
+    screen(*each, "fg\n", "fg\n/usr/bin/python3 -q\n");
+    screen(*each, "print('n', n)\n", "\nn 12\n");
+    screen(*each, "exit(n)\n", "exit(n)\nprompt>");
+    expect_shell(*each, "12");
+  }
+}
+
+TEST_F(Graft, AStoppedEditor) {
+  if (is_missing("vim")) GTEST_SKIP() << "vim is not installed";
+  EnvironmentPtr parent = start_program("vim text", "[New]");
+  screen(*parent, "ione", "one");
+  screen(*parent, "\x1b\x1a", "Stopped                 vim text\nprompt>");
+  EnvironmentPtr child = rebuilt_child(*parent);
+  for (Environment* each : {parent.get(), child.get()}) {
+    screen(*each, "fg\n", "one\n~");
+    screen(*each, "otwo", "one\ntwo\n~");
+    screen(*each, "\x1b:wq\n", "fg\nvim text\nprompt>");
+    screen(*each, "clear; cat text\n", "one\ntwo\nprompt>");
+  }
+}
+
 TEST_F(Graft, Threads) {
   EnvironmentPtr parent = start_program("/usr/bin/python3 -q", ">>>");
   screen(*parent,
@@ -294,6 +324,10 @@ TEST_F(Graft, WhatIsRefusedIsUnharmed) {
   EXPECT_THAT(refusal(*parent), HasSubstr("a pipe"));
   screen(*parent, "os.closerange(3, 9); r = os.memfd_create('m')\n", "('m')\n>>>");
   EXPECT_THAT(refusal(*parent), HasSubstr("memfd"));
+  screen(*parent, kSuspend, "Stopped                 /usr/bin/python3 -q\nprompt>");
+  EXPECT_THAT(refusal(*parent), HasSubstr("memfd"));
+  screen(*parent, "clear; jobs\n", "[1]+  Stopped                 /usr/bin/python3 -q\nprompt>");
+  screen(*parent, "fg\n", "fg\n/usr/bin/python3 -q\n");
   screen(*parent, "print('un', 'harmed', x)\n", "un harmed 5");
 }
 

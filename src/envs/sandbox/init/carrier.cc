@@ -368,7 +368,7 @@ bool copy(const Base& base, Frozen* frozen, const CopyPlan& plan, Copied* copied
   copied->carrier = making.carrier;
   if (done) {
     copied->reaper_pid = pid_at_first(base, making.copy, plan.depth);
-    done = start_programs(*frozen, making.programs, failure);
+    done = start_programs(*frozen, making.copy, making.programs, failure);
     if (done) making.programs.count = 0;  // they run
     done = done && (let_copy_go(making) || making.failed("let the copy go"));
   }

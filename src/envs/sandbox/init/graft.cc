@@ -151,8 +151,12 @@ bool hold(const Base& base, pid_t pid, Programs* programs, Refusal* why) {
   auto* program = new (memory) Program;
   programs->all[programs->count++] = program;
   program->outer_pid = pid;
-  return identify_program(base, program, why) &&
-         hold_threads(base, pid, program->name, &program->threads, why);
+  if (!identify_program(base, program, why) ||
+      !hold_threads(base, pid, program->name, &program->threads, why))
+    return false;
+  // Whether a stopped program's parent knows of it is its own affair, but for the shell's.
+  return programs->count == 1 || !program->threads.stopped ||
+         why->set(false, "%s is stopped", program->name);
 }
 
 /// An address at which nobody has anything.

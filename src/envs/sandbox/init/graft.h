@@ -91,8 +91,8 @@ struct Rebuilt {
 /// made by then are left to kill_programs().
 bool rebuild_programs(const Base& base, const Frozen& frozen, pid_t copy, Rebuilt* rebuilt,
                       Failure* failure);
-/// Lets them run.
-bool start_programs(const Frozen& frozen, const Rebuilt& rebuilt, Failure* failure);
+/// Lets them run. `copy` is still held.
+bool start_programs(const Frozen& frozen, pid_t copy, const Rebuilt& rebuilt, Failure* failure);
 void kill_programs(const Rebuilt& rebuilt);
 
 }  // namespace espalier::envs::init

@@ -162,11 +162,17 @@ bool rebuild_programs(const Base& base, const Frozen& frozen, pid_t copy, Rebuil
   return true;
 }
 
-bool start_programs(const Frozen& frozen, const Rebuilt& rebuilt, Failure* failure) {
+bool start_programs(const Frozen& frozen, pid_t copy, const Rebuilt& rebuilt, Failure* failure) {
   for (size_t i = rebuilt.count; i-- > 0;) {
     const Program& program = *frozen.programs.all[i];
     if (!start_threads(program.threads, rebuilt.all[i], program.gadget))
       return failure->set("let %s go", program.name);
+    if (i > 0 || !program.threads.stopped) continue;
+    // The shell knows already, and must not be told again.
+    Script* script = new_script(frozen.area);
+    script->call(SYS_wait4, uint64_t(program.inner_pid), 0, WUNTRACED);
+    if (!script->run(copy, frozen.state.registers))
+      return failure->set("wait for %s to stop", program.name);
   }
   return true;
 }

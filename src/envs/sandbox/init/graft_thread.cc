@@ -39,7 +39,12 @@ bool hold(const Base& base, pid_t pid, pid_t id, const char* who, Threads* threa
   if (!state) return why->set(true, "a thread of %s has ended", who);
   // Whoever waits for a vfork cannot be stopped.
   if (*state == 'D') return why->set(true, "%s waits inside the kernel", who);
-  if (*state == 'T') return why->set(false, "%s is stopped", who);
+  if (*state == 'T') {
+    // It is the first that takes the signal.
+    if (threads->count == 0 && number(status, "SigBlk", 16) & (uint64_t{1} << (SIGCONT - 1)))
+      return why->set(false, "%s is stopped and blocks SIGCONT", who);
+    threads->stopped = true;
+  }
   Thread* thread = &threads->all[threads->count];
   *thread = {};
   thread->outer_id = id;
@@ -114,6 +119,8 @@ bool check_threads(const Base& base, pid_t pid, const char* who, Threads* thread
 }
 
 bool save_threads(Threads* threads) {
+  // Whoever is stopped makes no calls.
+  if (threads->stopped && !end_stop(threads->all[0].outer_id)) return false;
   for (size_t i = 0; i < threads->count; ++i) {
     Thread* thread = &threads->all[i];
     if (!save_state(thread->outer_id, &thread->state) || !block_signals(thread->outer_id) ||
@@ -144,7 +151,7 @@ void release_threads(const Threads& threads) {
     if (thread.acts) restore_state(thread.outer_id, thread.state);
     sched_setaffinity(thread.outer_id, sizeof thread.cpus,
                       reinterpret_cast<const cpu_set_t*>(thread.cpus));
-    detach(thread.outer_id);
+    detach(thread.outer_id, threads.stopped && i == 0 && thread.acts ? SIGSTOP : 0);
   }
 }
 
@@ -199,9 +206,9 @@ bool start_threads(const Threads& threads, const ThreadsTarget& target, uint64_t
         !restore_state(target.ids[i], thread.state))
       return false;
   }
-  for (size_t i = target.count; i-- > 0;)
+  for (size_t i = target.count; i-- > 1;)
     if (!detach(target.ids[i])) return false;
-  return true;
+  return detach(target.ids[0], threads.stopped ? SIGSTOP : 0);
 }
 
 void kill_threads(const ThreadsTarget& target) {

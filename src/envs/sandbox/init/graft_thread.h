@@ -31,6 +31,7 @@ struct Threads {
   static constexpr size_t kMax = 32;
   Thread all[kMax];
   size_t count;
+  bool stopped;  // as by Ctrl-Z
 };
 
 /// Stops all threads of a process. False, with the refusal set, when they cannot be; those held by
@@ -57,7 +58,7 @@ user_regs_struct script_registers(const Thread& thread, uint64_t area);
 bool clone_threads(const Threads& threads, ThreadsTarget* target, Failure* failure);
 /// What the kernel keeps for each.
 bool settle_threads(const Threads& threads, const ThreadsTarget& target, Failure* failure);
-/// They run; nothing lies at the area any more.
+/// They run, or are stopped as the original's; nothing lies at the area any more.
 bool start_threads(const Threads& threads, const ThreadsTarget& target, uint64_t gadget);
 void kill_threads(const ThreadsTarget& target);
 

@@ -118,7 +118,16 @@ bool restore_state(pid_t pid, const StoppedState& state) {
          ptrace(PTRACE_SETSIGMASK, pid, sizeof state.signal_mask, &state.signal_mask) == 0;
 }
 
-bool detach(pid_t pid) { return ptrace(PTRACE_DETACH, pid, 0, 0) == 0; }
+bool end_stop(pid_t pid) {
+  int status;
+  if (kill(pid, SIGCONT)) return false;
+  do {
+    if (ptrace(PTRACE_CONT, pid, 0, 0) || !wait_status(pid, &status)) return false;
+  } while (WSTOPSIG(status) != SIGCONT || event_of(status) != 0);
+  return true;
+}
+
+bool detach(pid_t pid, int signal) { return ptrace(PTRACE_DETACH, pid, 0, long{signal}) == 0; }
 
 bool read_memory(pid_t pid, uint64_t address, void* out, size_t size) {
   iovec local{out, size}, remote{reinterpret_cast<void*>(address), size};

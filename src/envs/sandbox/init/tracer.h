@@ -41,7 +41,12 @@ bool save_state(pid_t pid, StoppedState* state);
 bool block_signals(pid_t pid);
 /// Registers and signal mask as they were; an interrupted system call is made again.
 bool restore_state(pid_t pid, const StoppedState& state);
-bool detach(pid_t pid);
+/// Ends a stop by a signal, as a terminal's suspend character sends it, of one that was attached in
+/// it and does not block SIGCONT; to its parent it goes on.
+bool end_stop(pid_t pid);
+/// With a signal it goes on by taking that; its last stop was at the end of a call_at() or
+/// end_stop().
+bool detach(pid_t pid, int signal = 0);
 /// The new process of a clone that `pid` made; it is held as well.
 pid_t take_child(pid_t pid);
 
