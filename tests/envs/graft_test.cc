@@ -3,6 +3,9 @@
 #include <gmock/gmock.h>
 #include <unistd.h>
 
+#include <future>
+#include <thread>
+
 #include "live_fork_fixture.h"
 
 namespace espalier::envs::testing {
@@ -291,6 +294,24 @@ TEST_F(Graft, ForksOfForks) {
   Fork fork = fork_of(*current);
   EXPECT_EQ(fork.kind, ForkKind::live);
   expect_shell(*fork.child, "0");
+}
+
+TEST_F(Graft, NothingIsLeftOfIt) {
+  for (int i = 0; i < 6; ++i) {
+    EnvironmentPtr parent = start_program("(echo up; exec sleep 98765)", "\nup\n");
+    EnvironmentPtr child = rebuilt_child(*parent);
+    EnvironmentPtr second = rebuilt_child(*parent);
+    if (i % 2) parent.reset();
+    screen(*second, kInterrupt, "^C\nprompt>");
+    // Closed in the middle of another.
+    auto forked = std::make_shared<std::promise<void>>();
+    auto future = forked->get_future();
+    child->fork([forked](common::Result<Fork>) { forked->set_value(); });
+    std::this_thread::sleep_for(std::chrono::milliseconds(3 * i));
+    child.reset();
+    future.wait();
+  }
+  EXPECT_TRUE(gone_from_host("sleep 98765"));
 }
 
 TEST_F(Graft, ConfinedAsBefore) {

@@ -213,6 +213,8 @@ void Sandbox::maybe_started() {
   if (seed_.spec.network && !network_up_) return;
   if (seed_.spec.terminal && !terminal_) {  // a copy's
     if (!copied_terminal_) return;
+    // The original has been closed meanwhile, and all that lives in its process namespace with it.
+    if (!origin_ || !origin_->sandbox() || !origin_->sandbox()->terminal_) return kill(nullptr);
     continue_terminal();
   }
   if (start_timer_) core_->reactor.cancel(*std::exchange(start_timer_, std::nullopt));
