@@ -45,5 +45,40 @@ TEST(FuzzCorpus, JournalRecordsOfAnyContent) {
   }
 }
 
+/// What the fuzzers found worth keeping (tests/fuzz/corpus, minimised).
+TEST(FuzzCorpus, EveryFileOfTheCorpusIsReadOrRefused) {
+  const std::filesystem::path corpus =
+      std::filesystem::path(ESPALIER_SOURCE_DIR) / "tests/fuzz/corpus";
+  const common::TempDir scratch;
+  for (const bool store : {false, true}) {
+    int files = 0;
+    for (const auto& entry :
+         std::filesystem::directory_iterator(corpus / (store ? "store" : "journal"))) {
+      const std::string bytes = common::read_file(entry.path());
+      SCOPED_TRACE(entry.path().string());
+      store ? testing::fuzz_store(scratch.path(), bytes)
+            : testing::fuzz_journal(scratch.path(), bytes);
+      ++files;
+    }
+    EXPECT_GT(files, 10) << (store ? "store" : "journal");
+  }
+}
+
+/// A shard with bytes changed anywhere is read or refused.
+TEST(FuzzCorpus, ShardsWithChangedBytes) {
+  const common::TempDir scratch;
+  common::Rng rng({12});
+  const std::string whole = golden("shard.h5");
+  for (int round = 0; round < 200; ++round) {
+    std::string changed = whole;
+    for (int64_t flips = rng.range(1, 8); flips > 0; --flips)
+      changed[static_cast<size_t>(rng.range(0, static_cast<int64_t>(changed.size()) - 1))] =
+          static_cast<char>(rng.range(0, 255));
+    if (round % 4 == 0)
+      changed.resize(static_cast<size_t>(rng.range(0, static_cast<int64_t>(changed.size()))));
+    testing::fuzz_store(scratch.path(), changed);
+  }
+}
+
 }  // namespace
 }  // namespace espalier::tree
