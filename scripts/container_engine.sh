@@ -9,38 +9,8 @@
 set -euo pipefail
 
 IMAGE=localhost/espalier-host:latest
-PROGRAMS="awk bash base64 cat chgrp chmod chown cmp cp cut date dd df diff dirname basename du echo env
-  expr false find getconf grep gzip head id install kill ln ls mkdir mkfifo mktemp mv nproc od paste
-  pgrep pkill printf ps pwd readlink realpath rm rmdir sed seq setsid sh sha256sum sleep sort split
-  stat stty sync tail tar tee test timeout touch tr true truncate tty uname uniq wc which xargs yes"
 
 say() { printf 'container_engine: %s\n' "$*" >&2; }
-
-# A root of these programs with the libraries and the loader they ask for, as a tarball.
-make_root() {
-  local root program path library
-  root=$(mktemp -d -p "$DIR")
-  mkdir -p "$root"/{app,dev,etc,home/agent,proc,root,run,sys,tmp,usr/bin,usr/lib,var/tmp}
-  ln -s usr/bin "$root/bin"
-  ln -s usr/lib "$root/lib"
-  chmod 0755 "$root"
-  chmod 1777 "$root/tmp" "$root/var/tmp"
-  chown 1000:1000 "$root/home/agent"
-  for program in $PROGRAMS; do
-    path=$(type -P "$program") || continue
-    cp -L "$path" "$root/usr/bin/$program"
-    { ldd "$path" 2>/dev/null | grep -o '/[^ ]*' || true; } | while read -r library; do
-      [ -e "$root$library" ] && continue
-      mkdir -p "$root$(dirname "$library")"
-      cp -L "$library" "$root$library"
-    done
-  done
-  cp -rL --parents /usr/lib/locale/C.[uU]* "$root" 2>/dev/null || true
-  printf 'root:x:0:0:root:/root:/bin/bash\nagent:x:1000:1000::/home/agent:/bin/bash\n' >"$root/etc/passwd"
-  printf 'root:x:0:\nagent:x:1000:\n' >"$root/etc/group"
-  tar -C "$root" --numeric-owner -cf "$1" .
-  rm -rf "$root"
-}
 
 write_configuration() {
   local runtime=crun
@@ -68,13 +38,15 @@ EOF
 command -v podman >/dev/null || { say "podman is not installed (apt-get install podman runc)"; exit 3; }
 mkdir -p "$1"
 DIR=$(cd "$1" && pwd)
+HERE=$(cd "$(dirname "$0")" && pwd)
 if [ "${2:-}" != --inside ]; then
   # Mounts in a namespace of their own go with the last process, however it ends.
-  exec unshare --mount --propagation private bash "$0" "$DIR" --inside
+  exec unshare --mount --propagation private bash "$HERE/container_engine.sh" "$DIR" --inside
 fi
 export CONTAINERS_STORAGE_CONF=$DIR/storage.conf CONTAINERS_CONF=$DIR/containers.conf
 write_configuration
-[ -e "$DIR/root.tar" ] || make_root "$DIR/root.tar"
+[ -e "$DIR/root.tar" ] || "$HERE/host_root.sh" "$DIR/root.tar"
 podman image exists "$IMAGE" || podman import --quiet --change 'USER agent' "$DIR/root.tar" "$IMAGE" >&2
 say "listening on $DIR/engine.sock"
+cd "$DIR"  # where monitors of containers leave their marks
 exec podman system service --time=0 "unix://$DIR/engine.sock"

@@ -2,12 +2,14 @@
 #include <fmt/core.h>
 
 #include <cctype>
+#include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
 
 #include "app/commands.h"
 #include "app/env_check.h"
 #include "app/env_clean.h"
+#include "app/env_exec.h"
 #include "app/env_shell.h"
 #include "app/env_terminal.h"
 #include "app/session.h"
@@ -24,15 +26,20 @@ namespace nursery = envs::nursery;
 constexpr const char* kTaskHelp =
     "nursery:FAMILY/SEED, nursery:FAMILY/SEED/dDEPTH or a task directory";
 
+constexpr const char* kInPlaceOfTheTasks = "in place of the task's: ";
+
 /// What every env command works with; gone with the command.
 struct Workbench {
   common::TempDir scratch{"espalier-env"};
   std::unique_ptr<envs::TaskSource> sources = envs::make_task_sources(scratch.path() / "tasks");
   std::unique_ptr<envs::Backend> backend = make_backend({}, scratch.path() / "snapshots");
 
-  envs::EnvironmentPtr start(const envs::Task& task) {
+  /// `image` takes the place of the task's, unless it is empty.
+  envs::EnvironmentPtr start(const envs::Task& task, const std::string& image = "") {
+    envs::EnvironmentSpec spec = task.environment;
+    if (!image.empty()) spec.image = image;
     return common::await<envs::EnvironmentPtr>(
-        [&](auto done) { backend->create(task.environment, std::move(done)); });
+        [&](auto done) { backend->create(spec, std::move(done)); });
   }
 };
 
@@ -43,10 +50,25 @@ std::vector<std::string> all_families() {
   return all;
 }
 
+/// What is there as a file or directory is meant as a path, also without "./".
+void add_image_option(CLI::App* command, std::string* image, const std::string& when) {
+  command
+      ->add_option("--image", *image,
+                   when +
+                       "host, a root's directory or tarball, an OCI layout, a docker save "
+                       "archive, a Dockerfile")
+      ->transform([](std::string text) {
+        std::error_code none;
+        return text != envs::kHostImage && std::filesystem::exists(text, none)
+                   ? std::filesystem::absolute(text).string()
+                   : text;
+      });
+}
+
 // ---- run ----
 
 struct RunArguments {
-  std::string task, agent = "oracle";
+  std::string task, agent = "oracle", image;
   bool as_json = false;
 };
 
@@ -92,7 +114,7 @@ int run(const RunArguments& arguments) {
   envs::AgentKind agent = envs::parse_agent_kind(arguments.agent);
   Workbench bench;
   envs::TaskPtr task = bench.sources->load(arguments.task);
-  envs::AgentRun result = envs::run_agent(*bench.start(*task), *task, agent);
+  envs::AgentRun result = envs::run_agent(*bench.start(*task, arguments.image), *task, agent);
   if (arguments.as_json) {
     fmt::print("{}\n", run_as_json(arguments, *task, result).dump(2));
   } else {
@@ -110,6 +132,7 @@ void add_run(CLI::App& env, int& exit_code) {
   command->add_option("--agent", arguments->agent, "who acts")
       ->check(CLI::IsMember({"oracle", "nop"}))
       ->capture_default_str();
+  add_image_option(command, &arguments->image, kInPlaceOfTheTasks);
   command->add_flag("--json", arguments->as_json, "machine-readable");
   command->footer("Example: espalier env run nursery:maze/17/d2 --agent oracle");
   command->callback([arguments, &exit_code] { exit_code = run(*arguments); });
@@ -117,29 +140,52 @@ void add_run(CLI::App& env, int& exit_code) {
 
 // ---- shell ----
 
-int shell(const std::string& name, bool on_terminal) {
+int shell(const std::string& name, const std::string& image, bool on_terminal) {
   Workbench bench;
   envs::TaskPtr task = bench.sources->load(name);
-  if (!on_terminal) return run_env_shell(*bench.start(*task), *task);
+  if (!on_terminal) return run_env_shell(*bench.start(*task, image), *task);
   envs::Task with_terminal = *task;
   with_terminal.environment.terminal = terminal_size_of_stdin();
   with_terminal.environment.limits.output_bytes = 0;  // a person sees all of it
-  return run_env_terminal(*bench.start(with_terminal), *task);
+  return run_env_terminal(*bench.start(with_terminal, image), *task);
 }
 
 void add_shell(CLI::App& env, int& exit_code) {
-  auto task = std::make_shared<std::string>();
+  auto task = std::make_shared<std::string>(), image = std::make_shared<std::string>();
   auto on_terminal = std::make_shared<bool>(false);
   CLI::App* command =
       env.add_subcommand("shell", "Sit in the agent's place: type commands into a task's sandbox");
   command->add_option("task", *task, kTaskHelp)->required();
+  add_image_option(command, image.get(), kInPlaceOfTheTasks);
   command->add_flag("--terminal", *on_terminal,
                     "a whole terminal, key by key, in place of one command at a time");
   command->footer(
       "The prompt shows the last command's exit code unless it is 0. Ctrl-C ends the running "
       "command;\n"
       "`exit` or the end of input ends the session, and the verifier says what it was worth.");
-  command->callback([task, on_terminal, &exit_code] { exit_code = shell(*task, *on_terminal); });
+  command->callback(
+      [task, image, on_terminal, &exit_code] { exit_code = shell(*task, *image, *on_terminal); });
+}
+
+// ---- exec ----
+
+void add_exec(CLI::App& env, int& exit_code) {
+  auto arguments = std::make_shared<ExecArguments>();
+  CLI::App* command =
+      env.add_subcommand("exec", "Run one command in a fresh sandbox, without a task");
+  command->add_option("command", arguments->command, "program and arguments, after --")->required();
+  add_image_option(command, &arguments->image, "its root: ");
+  command->add_flag("--root", arguments->as_root, "as the sandbox's root");
+  command->add_option("--timeout", arguments->timeout_s, "seconds")
+      ->check(CLI::Range(0.1, 86400.0))
+      ->capture_default_str();
+  command->footer(
+      "The exit code is the command's.\n"
+      "Example: espalier env exec --image ./rootfs.tar.gz -- ls -l /");
+  command->callback([arguments, &exit_code] {
+    Workbench bench;
+    exit_code = run_env_exec(*bench.backend, *arguments);
+  });
 }
 
 // ---- check ----
@@ -258,6 +304,7 @@ void add_env_command(CLI::App& app, int& exit_code) {
   env->require_subcommand(1);
   add_run(*env, exit_code);
   add_shell(*env, exit_code);
+  add_exec(*env, exit_code);
   add_check(*env, exit_code);
   add_transcripts(*env, exit_code);
   add_clean(*env, exit_code);

@@ -93,6 +93,7 @@ rollout::FarmOptions farm_options(const common::Config& config) {
   options.max_observation_tokens = config.rollout.max_observation_length;
   options.command_timeout_s = config.rollout.command_timeout_s;
   options.snapshots = parse_keep_snapshots(config.env.snapshots);
+  options.image = config.env.image;
   options.network = config.env.network;
   options.limits = limits_of(config);
   return options;
@@ -130,7 +131,7 @@ std::unique_ptr<envs::Backend> make_backend(const common::Config& config,
   if (config.env.backend == "container") {
     envs::ContainerOptions options;
     options.socket = config.env.engine_socket;
-    options.image = config.env.image;
+    if (config.env.image != envs::kHostImage) options.image = config.env.image;
     options.snapshot_dir = snapshots;
     return envs::make_container_backend(options);
   }
@@ -147,7 +148,7 @@ std::unique_ptr<envs::Backend> make_backend(const common::Config& config,
   }
 }
 
-Session::Session(const common::Config& config_, SessionOptions options)
+Session::Session(const common::Config& config_, const SessionOptions& options)
     : config(config_),
       journal(make_journal(config_, options.run)),
       scratch("espalier-tasks", common::TempPlace::memory),

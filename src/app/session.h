@@ -30,7 +30,7 @@ struct SessionOptions {
 /// farm first.
 class Session {
  public:
-  Session(const common::Config& config, SessionOptions options);
+  Session(const common::Config& config, const SessionOptions& options);
   ~Session();
 
   const common::Config& config;

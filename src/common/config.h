@@ -154,8 +154,8 @@ struct BudgetConfig {
 
 struct EnvConfig {
   std::string backend = "sandbox";
-  std::string image;          // of tasks that name none; empty: the host's own root
-  std::string engine_socket;  // of the container backend; empty: found
+  std::string image = "host";  // of tasks that name none
+  std::string engine_socket;   // of the container backend; empty: found
   bool network = false;
   int memory_mb = 256;
   int disk_mb = 64;

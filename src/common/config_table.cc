@@ -264,7 +264,8 @@ std::vector<Key> env_keys() {
        "What makes environments: Linux namespaces here, or a container engine (Docker, podman)"},
       {KEY(env.image),
        {},
-       "container: image of tasks that name none, held by the engine or an archive's path"},
+       "Image of tasks that name none: host, a directory (./DIR) or an archive; for containers an "
+       "image held by the engine, or an archive"},
       {KEY(env.engine_socket),
        {},
        "container: the engine's unix socket; empty: DOCKER_HOST, or the first usual place"},

@@ -190,6 +190,8 @@ TempDir::TempDir(std::string_view prefix, TempPlace place) {
   fail("create temporary directory", form, ENOENT);
 }
 
+void remove_tree(const fs::path& path) { remove_entry(AT_FDCWD, path.c_str()); }
+
 TempDir::~TempDir() {
   remove_entry(AT_FDCWD, path_.c_str());
   if (lock_ >= 0) ::close(lock_);

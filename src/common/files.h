@@ -53,6 +53,10 @@ class TempDir {
   int lock_ = -1;  // the directory, locked: its owner lives
 };
 
+/// Removes a file or a directory with everything in it, also what has no permissions; symbolic
+/// links are not followed. What cannot be removed stays.
+void remove_tree(const std::filesystem::path& path);
+
 /// The TempDirs of processes of this user that are gone; with `remove`, removes them.
 std::vector<std::filesystem::path> sweep_temp_dirs(bool remove);
 

@@ -77,11 +77,14 @@ struct TerminalView {
   int64_t duration_us = 0;
 };
 
+inline constexpr const char* kHostImage = "host";  // this machine's own root, masked
+inline constexpr const char* kDefaultWorkdir = "/app";
+
 /// What to start: an image, files laid into the working directory, limits.
 struct EnvironmentSpec {
-  std::string image = "host";    // "host": this machine's own root, masked
-  std::filesystem::path files;   // directory copied (modes kept) into workdir; empty: none
-  std::string workdir = "/app";  // owned by the agent's user
+  std::string image = kHostImage;  // other names: docs/sandbox.md
+  std::filesystem::path files;     // directory copied (modes kept) into workdir; empty: none
+  std::string workdir;             // owned by the session's user; empty: the image's own
   std::map<std::string, std::string> variables;  // added to a minimal fixed environment
   Limits limits;
   bool network = false;                  // only ever true when task and config both allow it

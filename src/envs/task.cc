@@ -84,6 +84,25 @@ class AllSources : public TaskSource {
   std::vector<std::unique_ptr<TaskSource>> sources_;
 };
 
+/// A docker_image comes before a Dockerfile, as in Harbor; one that begins with a dot is a path
+/// below the task.
+void choose_image(Task* task) {
+  std::string& image = task->environment.image;
+  const fs::path environment = task->directory / "environment";
+  if (image.starts_with("./") || image.starts_with("../"))
+    image = (task->directory / image).lexically_normal().string();
+  if (image != kHostImage) return;
+  for (const char* name : {"docker-compose.yaml", "docker-compose.yml"})
+    if (fs::exists(environment / name))
+      throw common::TaskError("task directory '" + task->directory.string() + "' has environment/" +
+                              name +
+                              ": several containers; supported: one, from a Dockerfile or a "
+                              "docker_image in task.toml");
+  if (!fs::exists(environment / "Dockerfile")) return;
+  image = (environment / "Dockerfile").string();
+  task->environment.files.clear();  // the context of the build, which copies what it wants
+}
+
 }  // namespace
 
 TaskPtr load_task_directory(const fs::path& directory) {
@@ -103,10 +122,7 @@ TaskPtr load_task_directory(const fs::path& directory) {
     task.environment.files = files;
   if (fs::path solve = task.directory / "solution" / "solve.sh"; fs::exists(solve))
     task.solution = solve;
-  if (task.environment.image == "host" && fs::exists(task.directory / "environment" / "Dockerfile"))
-    throw common::TaskError("task directory '" + directory.string() +
-                            "' is built from environment/Dockerfile; supported: a docker_image in "
-                            "task.toml, or environment/files laid over this machine's own root");
+  choose_image(&task);
   return std::make_shared<const Task>(std::move(task));
 }
 

@@ -68,6 +68,7 @@ struct FarmOptions {
   double command_timeout_s = 10.0;
   size_t max_kept = 4;  // environments a tree keeps for a rule that looks back, beyond max_live
   KeepSnapshots snapshots = KeepSnapshots::none;
+  std::string image = envs::kHostImage;  // of tasks that name none
   bool network = false;
   envs::Limits limits;
 };

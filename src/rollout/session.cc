@@ -35,6 +35,7 @@ class Diverged : public common::SandboxError {
 
 envs::EnvironmentSpec episode_environment(const envs::Task& task, const FarmOptions& options) {
   envs::EnvironmentSpec spec = task.environment;
+  if (spec.image == envs::kHostImage) spec.image = options.image;
   spec.limits = envs::limits_of_task(spec.limits, options.limits);
   spec.network = spec.network && options.network;
   return spec;

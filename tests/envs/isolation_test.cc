@@ -3,6 +3,8 @@
 
 #include <linux/capability.h>
 #include <signal.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -28,6 +30,67 @@ TEST_F(Isolation, TheHostsFilesCannotBeSeen) {
   EXPECT_THAT(both("cat /etc/shadow /etc/gshadow; ls /etc/ssh /etc/ssl/private"),
               Not(HasSubstr("root:")));
   EXPECT_EQ(environment_->read_file("/etc/shadow", 100), std::nullopt);
+}
+
+/// A socket of the host's that listens, by its path.
+class Listener {
+ public:
+  explicit Listener(const std::string& path) : path_(path) {
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    path.copy(address.sun_path, sizeof address.sun_path - 1);
+    socket_ = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    listens_ = bind(socket_, reinterpret_cast<sockaddr*>(&address), sizeof address) == 0 &&
+               chmod(path.c_str(), 0777) == 0 && listen(socket_, 1) == 0;
+  }
+  ~Listener() {
+    close(socket_);
+    unlink(path_.c_str());
+  }
+  Listener(const Listener&) = delete;
+  Listener& operator=(const Listener&) = delete;
+  bool listens() const { return listens_; }
+
+ private:
+  std::string path_;
+  int socket_ = -1;
+  bool listens_ = false;
+};
+
+// Home directories, data, keys, sockets: something planted at each of the usual places.
+TEST_F(Isolation, NothingOfThePlacesWhereSecretsLieIsThere) {
+  const std::string name = ".espalier-isolation-" + std::to_string(getpid());
+  std::vector<std::string> planted;
+  const char* home = std::getenv("HOME");
+  for (const std::string& directory :
+       {std::string(home ? home : "/root"), std::string("/home"), std::string("/root"),
+        std::string("/srv"), std::string("/opt"), std::string("/mnt"), std::string("/media"),
+        std::string("/var"), std::string("/var/lib"), std::string("/etc"), std::string("/etc/ssl"),
+        std::string("/run"), std::string("/tmp"), std::string("/dev/shm")}) {
+    const std::string path = directory + "/" + name;
+    std::ofstream(path) << "secret-of-the-host";
+    if (std::filesystem::exists(path)) planted.push_back(path);
+  }
+  ASSERT_FALSE(planted.empty());
+  std::string all;
+  for (const std::string& path : planted) all += " " + path;
+  EXPECT_THAT(both("cat" + all +
+                   "; grep -rs secret-of-the-host /home /root /srv /opt /mnt /media "
+                   "/var /run /tmp /dev/shm /etc"),
+              Not(HasSubstr("secret-of-the-host")));
+  EXPECT_EQ(both("find / -xdev -name " + name + " 2>/dev/null"), "");
+  for (const std::string& path : planted) unlink(path.c_str());
+
+  const std::string socket = (directory_.path() / "engine.sock").string();
+  Listener listener(socket), run_listener("/run/" + name);
+  ASSERT_TRUE(listener.listens());
+  EXPECT_EQ(both("ls -d " + socket + " /run/" + name + " 2>/dev/null"), "");
+  EXPECT_EQ(both("find / -xdev -type s 2>/dev/null"), "");
+  EXPECT_EQ(
+      both("find / -xdev \\( -name 'id_rsa*' -o -name 'id_ed25519*' -o -name '*.kdbx' -o -name "
+           "shadow -o -name 'ssh_host_*_key' -o -name .netrc -o -name .git-credentials "
+           "\\) -not -path '/usr/share/*' -readable 2>/dev/null"),
+      "");
 }
 
 TEST_F(Isolation, SymlinksAndDotDotDoNotLeadOut) {

@@ -111,10 +111,28 @@ TEST(TaskDirectories, AreRefusedWithFileKeyAndValue) {
   EXPECT_THAT(TaskDirectory("not toml at all\n").error(), HasSubstr("task.toml"));
 }
 
+TEST(TaskDirectories, SayWhichImageTheyRunIn) {
+  auto image_of = [](const TaskDirectory& directory) {
+    return load_task_directory(directory.path())->environment.image;
+  };
+  TaskDirectory plain("");
+  EXPECT_EQ(image_of(plain), "host");
+  EXPECT_EQ(load_task_directory(plain.path())->environment.workdir, "");
+  write(plain.path() / "environment/Dockerfile", "FROM debian\n");
+  write(plain.path() / "environment/files/part-of-the-context", "x");
+  EXPECT_EQ(image_of(plain), (plain.path() / "environment/Dockerfile").string());
+  EXPECT_EQ(load_task_directory(plain.path())->environment.files, "");
+  TaskDirectory named("[environment]\ndocker_image = \"someone/image:1\"\n");
+  write(named.path() / "environment/Dockerfile", "FROM debian\n");
+  EXPECT_EQ(image_of(named), "someone/image:1");
+  TaskDirectory relative("[environment]\ndocker_image = \"./environment/root.tar.gz\"\n");
+  EXPECT_EQ(image_of(relative), (relative.path() / "environment/root.tar.gz").string());
+}
+
 TEST(TaskDirectories, AreRefusedWhenPartsAreMissing) {
   TaskDirectory directory("");
-  write(directory.path() / "environment/Dockerfile", "FROM debian\n");
-  EXPECT_THAT(directory.error(), HasSubstr("Dockerfile"));
+  write(directory.path() / "environment/docker-compose.yaml", "services: {}\n");
+  EXPECT_THAT(directory.error(), HasSubstr("docker-compose.yaml"));
   fs::remove_all(directory.path() / "environment");
   EXPECT_EQ(directory.error(), "");
   fs::remove(directory.path() / "tests/test.sh");

@@ -5,6 +5,7 @@
 #include "common/error.h"
 #include "envs/container/tar.h"
 #include "envs/limits.h"
+#include "envs/sandbox/shell.h"
 
 namespace espalier::envs::container {
 namespace {
@@ -30,14 +31,12 @@ constexpr const char* kKillScript =
     "  [ \"$n\" ] || break\n"
     "done 2>/dev/null";
 
-json environment_list(const EnvironmentSpec& spec, const Image::Config& image) {
+std::vector<std::string> environment_list(const EnvironmentSpec& spec, const Image::Config& image) {
   std::map<std::string, std::string> all;
   for (const auto& [name, value] : {std::pair("LC_ALL", "C.UTF-8"), std::pair("TERM", "dumb")})
     if (!image.variables.count(name)) all[name] = value;
   for (const auto& [name, value] : spec.variables) all[name] = value;
-  json list = json::array();
-  for (const auto& [name, value] : all) list.push_back(name + "=" + value);
-  return list;
+  return sandbox::assignments(all);
 }
 
 json ulimit(const char* name, int64_t soft, int64_t hard) {
@@ -108,7 +107,7 @@ std::shared_ptr<Container> Container::start(std::shared_ptr<Core> core, Seed see
 }
 
 void Container::create() {
-  const EnvironmentSpec& spec = seed_.spec;
+  EnvironmentSpec& spec = seed_.spec;
   if (!spec.session.empty() || spec.terminal)
     throw common::SandboxError(
         "start a container: a session other than bash, or one with a terminal, is not to be had in "
@@ -116,6 +115,8 @@ void Container::create() {
   check_limits(spec.limits, false);
   const Image::Config& image = seed_.image->config();
   user_ = spec.root || image.user.empty() ? "0" : image.user;
+  if (spec.workdir.empty()) spec.workdir = image.workdir;
+  if (spec.workdir.empty()) spec.workdir = kDefaultWorkdir;
   ApiCall call;
   call.what = "create a container of " + seed_.image->id();
   call.method = "POST";
@@ -193,8 +194,6 @@ common::HttpUpgrade Container::attach(const std::vector<std::string>& argv, cons
                                       const std::string& cwd,
                                       const std::map<std::string, std::string>& variables,
                                       bool with_input, std::string* exec_id) {
-  json environment = json::array();
-  for (const auto& [name, value] : variables) environment.push_back(name + "=" + value);
   ApiCall call;
   call.what = "start a process in a container";
   call.method = "POST";
@@ -206,7 +205,7 @@ common::HttpUpgrade Container::attach(const std::vector<std::string>& argv, cons
                {"Cmd", argv},
                {"User", user},
                {"WorkingDir", cwd},
-               {"Env", std::move(environment)}};
+               {"Env", sandbox::assignments(variables)}};
   *exec_id = core_->engine.call_json(call).at("Id");
   call.path = "/exec/" + *exec_id + "/start";
   call.json = {{"Detach", false}, {"Tty", false}};

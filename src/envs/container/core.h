@@ -11,9 +11,9 @@
 
 #include "envs/container/backend.h"
 #include "envs/container/engine.h"
-#include "envs/container/threads.h"
 #include "envs/reactor.h"
 #include "envs/sandbox/leftovers.h"
+#include "envs/threads.h"
 
 namespace espalier::envs::container {
 
@@ -28,7 +28,8 @@ inline constexpr const char* kSnapshotRepository = "localhost/espalier-snapshot"
 class Image {
  public:
   struct Config {
-    std::string user;  // empty: root
+    std::string user;     // empty: root
+    std::string workdir;  // empty: the image names none
     std::map<std::string, std::string> variables;
     std::vector<std::string> layers;  // digests, bottom first
   };

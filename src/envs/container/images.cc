@@ -25,6 +25,8 @@ Image::Config config_of(const json& inspected) {
   Image::Config config;
   const json& image = inspected.value("Config", json::object());
   if (image.contains("User") && image["User"].is_string()) config.user = image["User"];
+  if (image.contains("WorkingDir") && image["WorkingDir"].is_string())
+    config.workdir = image["WorkingDir"];
   if (image.contains("Env") && image["Env"].is_array())
     for (const auto& entry : image["Env"]) {
       const std::string text = entry;
@@ -135,7 +137,7 @@ ImagePtr Core::inspect_image(const std::string& id, bool temporary, ImagePtr par
 }
 
 ImagePtr Core::find_image(const std::string& name) {
-  const std::string wanted = name == "host" ? options.image : name;
+  const std::string wanted = name == kHostImage ? options.image : name;
   if (wanted.empty())
     throw common::SandboxError(
         "start a container: image 'host' is this machine's own root, which an engine cannot show; "

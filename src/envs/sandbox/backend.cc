@@ -3,7 +3,7 @@
 #include "common/error.h"
 #include "envs/limits.h"
 #include "envs/sandbox/flattener.h"
-#include "envs/sandbox/host_identity.h"
+#include "envs/sandbox/image_fittings.h"
 #include "envs/sandbox/layer_cache.h"
 #include "envs/sandbox/local_environment.h"
 #include "envs/sandbox/snapshot.h"
@@ -22,9 +22,6 @@ class SandboxBackend : public Backend {
   size_t live_environments() const override { return core_->live; }
 
   void create(EnvironmentSpec spec, Completion<EnvironmentPtr> done) override {
-    if (spec.image != "host")
-      return refuse(done, "start a sandbox: image '" + spec.image +
-                              "'; this backend has the image 'host' only");
     if (full()) return refuse(done, too_many());
     try {
       check_limits(spec.limits, !core_->spawner.disk_upper());
@@ -33,13 +30,9 @@ class SandboxBackend : public Backend {
     } catch (const common::Error&) {
       return core_->post([done, error = std::current_exception()] { done(error); });
     }
-    files_.get(spec, [core = core_, spec, done](common::Result<LayerPtr> layer) {
-      if (!layer.ok()) return done(layer.error());
-      SandboxSeed seed;
-      seed.spec = spec;
-      seed.base = host_identity();
-      if (layer.value()) seed.layers.push_back(std::move(layer.value()));
-      start_environment(core, std::move(seed), done);
+    core_->images->get(spec.image, [this, spec, done](common::Result<ImageRootPtr> image) {
+      if (image.ok()) return create_over(image.value(), spec, done);
+      core_->post([done, error = image.error()] { done(error); });
     });
   }
 
@@ -55,6 +48,27 @@ class SandboxBackend : public Backend {
   }
 
  private:
+  void create_over(ImageRootPtr image, const EnvironmentSpec& asked,
+                   const Completion<EnvironmentPtr>& done) {
+    EnvironmentSpec spec;
+    try {
+      spec = fitted(asked, image.get());
+    } catch (const common::Error&) {
+      return core_->post([done, error = std::current_exception()] { done(error); });
+    }
+    files_.get(spec, image, [core = core_, spec, image, done](common::Result<LayerPtr> layer) {
+      if (!layer.ok()) return done(layer.error());
+      SandboxSeed seed;
+      seed.spec = spec;
+      if (layer.value()) seed.layers.push_back(std::move(layer.value()));
+      BaseImage base = base_of(image);
+      seed.base = base.identity;
+      seed.image_layers = base.layers.size();
+      seed.layers.insert(seed.layers.end(), base.layers.begin(), base.layers.end());
+      start_environment(core, std::move(seed), done);
+    });
+  }
+
   bool full() const { return core_->live >= core_->options.max_live; }
   std::string too_many() const {
     return "start a sandbox: " + std::to_string(core_->live) + " environments live; max_live is " +

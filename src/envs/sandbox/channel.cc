@@ -2,6 +2,7 @@
 
 #include <sys/epoll.h>
 
+#include <cerrno>
 #include <cstring>
 
 #include "common/error.h"
@@ -17,7 +18,14 @@ std::exception_ptr error(const std::string& text) {
 
 std::string describe(const wire::SpawnerReply& reply) {
   std::string text(reply.text, strnlen(reply.text, sizeof reply.text));
-  return text.empty() ? std::strerror(reply.error) : text;
+  if (text.empty()) text = std::strerror(reply.error);
+  // Also said by a full disk, hence the steps at which it means something else.
+  for (const char* step : {"clone the", "unshare(", "name the sandboxes", "enter the network"})
+    if (reply.error == ENOSPC && text.starts_with(step))
+      return text +
+             ": more namespaces than this machine allows (as root: sysctl user.max_net_namespaces "
+             "and the other user.max_*_namespaces)";
+  return text;
 }
 
 void Channel::open(Fd socket, Reactor* reactor) {

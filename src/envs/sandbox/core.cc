@@ -10,7 +10,7 @@
 
 #include "common/error.h"
 #include "envs/sandbox/flattener.h"
-#include "envs/sandbox/host_identity.h"
+#include "envs/sandbox/image_root.h"
 #include "envs/sandbox/leftovers.h"
 #include "envs/sandbox/sandbox.h"
 
@@ -48,10 +48,12 @@ Layer::~Layer() {
 Core::Core(SandboxOptions options_)
     : options(with_raised_file_limit(options_)),
       scratch(std::in_place, "espalier-sandbox"),
-      spawner({options.uid_base, options.force_disk_upper, scratch->path()}),
+      spawner({options.uid_base, options.force_disk_upper, scratch->path(),
+               prepare_image_cache(options.image_cache)}),
       cgroups(!options.force_rlimits),
       processors(allowed_processors()),
       cradles(&spawner, &cgroups, &reactor, processors),
+      images(std::make_unique<ImageRoots>(*this)),
       flattener(std::make_unique<Flattener>(this)) {
   if (!spawner.disk_upper()) scratch.reset();
   worker.post([] { sweep_leftovers(true); });
@@ -88,9 +90,12 @@ void Core::add_layer(std::string pack, Completion<LayerPtr> done) {
 }
 
 void Core::find_base(const EnvironmentSpec& spec, Completion<BaseImage> done) {
-  if (spec.image == "host") return done(BaseImage{host_identity(), {}});
-  done(std::make_exception_ptr(common::SandboxError("start a sandbox: image '" + spec.image +
-                                                    "'; this backend has the image 'host' only")));
+  images->get(spec.image, [this, done = std::move(done)](common::Result<ImageRootPtr> image) {
+    post([done, image]() mutable {
+      if (!image.ok()) return done(image.error());
+      done(base_of(image.value()));
+    });
+  });
 }
 
 void Core::after_delay(std::function<void()> go) {
@@ -102,6 +107,7 @@ void Core::after_delay(std::function<void()> go) {
 }
 
 void Core::close() {
+  images->stop();
   std::mutex mutex;
   std::condition_variable changed;
   bool empty = false;
@@ -130,10 +136,7 @@ void Core::close() {
     detached.set_value();
   });
   detached.get_future().wait();
-  // What it works on may hold the last reference to this.
-  std::promise<void> idle;
-  worker.post([&] { idle.set_value(); });
-  idle.get_future().wait();
+  worker.join();  // what a thread of it works on may hold this: it must not be the last to do so
   reactor.stop();
   spawner.stop();
 }

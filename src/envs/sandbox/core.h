@@ -20,10 +20,11 @@
 #include "envs/sandbox/cradles.h"
 #include "envs/sandbox/networks.h"
 #include "envs/sandbox/spawner.h"
-#include "envs/sandbox/worker.h"
+#include "envs/threads.h"
 
 namespace espalier::envs::sandbox {
 
+class ImageRoots;
 class Sandbox;
 class Flattener;
 struct Core;
@@ -93,6 +94,7 @@ struct Core : std::enable_shared_from_this<Core> {
   NetworkPool networks;
   CradlePool cradles;
   std::vector<std::unique_ptr<Channel>> keepers;  // none: sessions cannot be forked live here
+  std::unique_ptr<ImageRoots> images;             // any thread
   std::unordered_set<std::shared_ptr<Sandbox>> sandboxes;        // running, or dying until reaped
   std::unordered_map<std::string, std::weak_ptr<Layer>> opened;  // by their name in the store
   std::unique_ptr<Flattener> flattener;
@@ -100,7 +102,7 @@ struct Core : std::enable_shared_from_this<Core> {
   uint64_t delays = 0;
   bool closing = false;
   std::atomic<size_t> live{0};  // environments (any thread)
-  Worker worker{kWorkers};      // blocking work (any thread)
+  Threads worker{kWorkers};     // blocking work (any thread)
   Reactor reactor;              // last: its thread uses all of the above
 };
 

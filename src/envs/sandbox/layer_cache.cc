@@ -3,13 +3,12 @@
 #include <sys/stat.h>
 
 #include "common/error.h"
+#include "envs/sandbox/image_fittings.h"
 #include "envs/sandbox/pack.h"
 #include "envs/sandbox/wire.h"
 
 namespace espalier::envs::sandbox {
 namespace {
-
-constexpr const char* kSkeletonWorkdir = "/app";
 
 /// Directories down to the workdir, then the files in it, all the agent's.
 std::string make_pack(const EnvironmentSpec& spec) {
@@ -28,35 +27,43 @@ std::string make_pack(const EnvironmentSpec& spec) {
   return pack;
 }
 
-void require_plain_workdir(const std::string& workdir) {
-  bool plain = workdir.size() > 1 && workdir[0] == '/' && workdir.find("//") == std::string::npos &&
+/// An image's own /usr may be worked in; the host's cannot be written to.
+void require_plain_workdir(const std::string& workdir, bool host) {
+  bool plain = workdir.size() > (host ? 1 : 0) && workdir[0] == '/' &&
+               workdir.find("//") == std::string::npos &&
                (workdir + "/").find("/./") == std::string::npos &&
                (workdir + "/").find("/../") == std::string::npos;
-  for (const char* system :
-       {"/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/dev", "/proc", "/sys"})
+  auto forbid = [&](const char* system) {
     plain = plain && (workdir + "/").rfind(std::string(system) + "/", 0) != 0;
+  };
+  for (const char* system : {"/dev", "/proc", "/sys"}) forbid(system);
+  if (host)
+    for (const char* system : {"/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32"})
+      forbid(system);
   if (!plain)
-    throw common::TaskError(
-        "start a sandbox: workdir '" + workdir +
-        "' must be an absolute path without '.' and '..', outside /usr, /dev, /proc, /sys");
+    throw common::TaskError("start a sandbox: workdir '" + workdir +
+                            "' must be an absolute path without '.' and '..', outside " +
+                            (host ? "/usr, " : "") + "/dev, /proc, /sys");
 }
 
 }  // namespace
 
-void LayerCache::get(const EnvironmentSpec& spec, Completion<LayerPtr> done) {
+void LayerCache::get(const EnvironmentSpec& spec, const ImageRootPtr& image,
+                     Completion<LayerPtr> done) {
   auto refuse = [&](std::exception_ptr error) { core_->post([done, error] { done(error); }); };
   std::string key;
   try {
-    require_plain_workdir(spec.workdir);
-    if (spec.files.empty() && spec.workdir == kSkeletonWorkdir)
+    require_plain_workdir(spec.workdir, !image);
+    if (!image && spec.files.empty() && spec.workdir == kDefaultWorkdir)
       return core_->post([done] { done(LayerPtr()); });
-    key = spec.workdir + '\0' + (spec.files.empty() ? "" : directory_signature(spec.files));
+    key = spec.image + '\0' + (spec.root ? "root" : "") + '\0' + spec.workdir + '\0' +
+          (spec.files.empty() ? "" : directory_signature(spec.files));
   } catch (const common::Error&) {
     return refuse(std::current_exception());
   }
   if (!must_make(key, done)) return;
   try {
-    core_->post([this, key, pack = make_pack(spec)] {
+    core_->post([this, key, pack = image ? fittings_pack(spec, *image) : make_pack(spec)] {
       core_->add_layer(
           pack, [this, key](common::Result<LayerPtr> layer) { made(key, std::move(layer)); });
     });

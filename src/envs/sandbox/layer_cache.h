@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "envs/sandbox/core.h"
+#include "envs/sandbox/image_root.h"
 
 namespace espalier::envs::sandbox {
 
@@ -16,9 +17,10 @@ class LayerCache {
  public:
   explicit LayerCache(std::shared_ptr<Core> core) : core_(std::move(core)) {}
 
-  /// The layer with the files of spec in its workdir; null when it adds nothing to the skeleton.
-  /// done comes on the reactor's thread. Errors: TaskError, SandboxError.
-  void get(const EnvironmentSpec& spec, Completion<LayerPtr> done);
+  /// The layer with the files of spec in its workdir, and what the image lacks as a sandbox's root
+  /// (null: "host", which lacks nothing); null when it adds nothing. done comes on the reactor's
+  /// thread. Errors: TaskError, SandboxError.
+  void get(const EnvironmentSpec& spec, const ImageRootPtr& image, Completion<LayerPtr> done);
 
  private:
   struct Slot {

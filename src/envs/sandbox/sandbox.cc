@@ -82,6 +82,7 @@ void Sandbox::request_spawn(std::vector<Fd> more, int32_t shell_pid, uint64_t sh
   request.reuse_network = static_cast<bool>(isolated_network_);
   request.layer_count = uint32_t(seed_.layers.size());
   request.leave_out_empty = seed_.leave_out_empty;
+  request.own_root = seed_.image_layers > 0;
   request.depth = depth_;
   request.shell_pid = shell_pid;
   request.shell_output = shell_output;

@@ -22,7 +22,7 @@ struct SandboxSeed {
   EnvironmentSpec spec;
   std::vector<LayerPtr> layers;  // topmost first, the skeleton left out
   bool leave_out_empty = false;  // the topmost, should nothing be in it
-  size_t image_layers = 0;       // how many of the lowest are the image's
+  size_t image_layers = 0;       // how many of the lowest are the image's; 0: the skeleton is below
   std::string base;              // identity of the image
   std::string restore;           // bash text that sets a dumped shell state; empty: a new session
   int last_exit_code = 0;        // what $? shows to the first command

@@ -79,14 +79,15 @@ void Sandbox::exec(ExecSpec spec, Deadline deadline, Completion<Observation> don
   if (!broken_.empty()) return done(sandbox_error("exec: " + broken_));
   if (spec.argv.empty()) return done(sandbox_error("exec: argv is empty"));
   Pipe output = make_pipe(true, false);
-  uint32_t agent =
-      core_->spawner.outer_uid(spec.as_root ? wire::kSandboxRoot : wire::kSandboxAgent);
+  const bool as_root = spec.as_root || seed_.spec.root;
+  uint32_t agent = core_->spawner.outer_uid(as_root ? wire::kSandboxRoot : wire::kSandboxAgent);
   if (core_->spawner.root_mode() && fchown(output.write.get(), agent, agent))
     throw_errno("give a pipe away");
-  auto env = environment_strings(spec.as_root ? "/root" : "/home/agent",
-                                 {&seed_.spec.variables, &spec.variables});
+  std::map<std::string, std::string> variables = seed_.spec.variables;
+  if (as_root != seed_.spec.root) variables.erase("HOME");  // the session's user's
+  auto env = environment_strings(as_root ? "/root" : "/home/agent", {&variables, &spec.variables});
   std::string message =
-      exec_message(spec.as_root ? uint32_t{wire::kExecAsRoot} : 0, {1, 2},
+      exec_message(as_root ? uint32_t{wire::kExecAsRoot} : 0, {1, 2},
                    spec.cwd.empty() ? seed_.spec.workdir : spec.cwd, spec.argv, env);
   auto self = shared_from_this();
   std::string program = spec.argv.front();

@@ -80,6 +80,13 @@ std::vector<std::string> shell_argv() {
   return {"/bin/bash", "--norc", "--noprofile", "-i", "/dev/fd/" + std::to_string(kShellCommandFd)};
 }
 
+std::vector<std::string> assignments(const std::map<std::string, std::string>& variables) {
+  std::vector<std::string> out;
+  for (const auto& [name, value] : variables)
+    out.push_back(std::string(name).append("=").append(value));
+  return out;
+}
+
 std::vector<std::string> environment_strings(
     const std::string& home,
     std::initializer_list<const std::map<std::string, std::string>*> more) {
@@ -90,9 +97,7 @@ std::vector<std::string> environment_strings(
       {"TERM", "dumb"}};
   for (const auto* variables : more)
     for (const auto& [name, value] : *variables) all[name] = value;
-  std::vector<std::string> out;
-  for (const auto& [name, value] : all) out.push_back(name + "=" + value);
-  return out;
+  return assignments(all);
 }
 
 std::string shell_start_line(bool restore) {

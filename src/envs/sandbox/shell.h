@@ -23,6 +23,9 @@ inline constexpr std::string_view kQueryEnd{"\0espalier-end\0", 14};
 
 std::vector<std::string> shell_argv();
 
+/// "NAME=value" of each.
+std::vector<std::string> assignments(const std::map<std::string, std::string>& variables);
+
 /// "NAME=value" of the minimal fixed environment, then of each map; later ones win.
 std::vector<std::string> environment_strings(
     const std::string& home, std::initializer_list<const std::map<std::string, std::string>*> more);

@@ -73,8 +73,9 @@ class Opening : public std::enable_shared_from_this<Opening> {
   void check_base() {
     if (base_.identity != manifest_.base)
       throw common::StoreError("open the snapshot " + store_.manifest_path(id_).string() +
-                               ": it was taken over the image " + manifest_.base + "; '" +
-                               manifest_.spec.image + "' is " + base_.identity + " here");
+                               ": it was taken over the image '" + manifest_.spec.image + "' as " +
+                               manifest_.base + ", which is " + base_.identity +
+                               " here; open it on a machine that has the same one");
     divide();
     on_worker(
         [](Opening& self) {

@@ -30,8 +30,8 @@ std::string advice(const std::string& text) {
     return "; this machine does not let this user make user namespaces: as root set "
            "kernel.unprivileged_userns_clone=1, user.max_user_namespaces=10000 and "
            "kernel.apparmor_restrict_unprivileged_userns=0 (whichever exist) with sysctl, or run "
-           "as "
-           "root; in a container allow unshare (docker run --privileged, or a seccomp profile that "
+           "as root; in a container allow unshare (docker run --privileged, or a seccomp profile "
+           "that "
            "permits it). `espalier doctor` lists what is missing";
   return "; `espalier doctor` lists what this machine lacks";
 }
@@ -102,8 +102,7 @@ void Spawner::configure(const SpawnerConfig& config) {
   request.seccomp_bytes = uint32_t(seccomp.size());
   request.force_disk_upper = config.force_disk_upper;
   std::string bytes(reinterpret_cast<const char*>(&request), sizeof request);
-  bytes += seccomp + config.scratch.string();
-  bytes.push_back('\0');
+  bytes += seccomp + config.scratch.string() + '\0' + config.images.string() + '\0';
   send_packet(socket_.get(), bytes, {});
   pollfd wait{socket_.get(), POLLIN, 0};
   Packet packet;
@@ -118,6 +117,7 @@ void Spawner::configure(const SpawnerConfig& config) {
     throw common::SandboxError("prepare sandboxes: " + text + advice(text));
   }
   mode_ = reply.value;
+  if (!packet.fds.empty()) user_namespace_ = std::move(packet.fds.front());
 }
 
 uint32_t Spawner::outer_uid(uint32_t inner) const {
@@ -144,6 +144,16 @@ void Spawner::call(wire::SpawnerOp op, uint64_t id, std::vector<Fd> fds, Reply d
 
 void Spawner::drop(uint64_t id) {
   if (reactor_) call(wire::SpawnerOp::drop, id, {}, nullptr);
+}
+
+void Spawner::attach_layer(uint64_t id, Fd mount, const std::string& path, Reply done) {
+  wire::AttachRequest request{};
+  request.header.op = wire::SpawnerOp::attach_layer;
+  request.header.id = id;
+  std::vector<Fd> fds;
+  if (mount) fds.push_back(std::move(mount));
+  call(std::string(reinterpret_cast<const char*>(&request), sizeof request) + path + '\0',
+       std::move(fds), std::move(done));
 }
 
 std::unique_ptr<Channel> Spawner::start_helper(wire::SpawnerOp op, const std::vector<Fd>& groups) {

@@ -21,6 +21,7 @@ struct SpawnerConfig {
   bool force_disk_upper = false;
   std::filesystem::path
       scratch;  // an existing directory of ours; uppers lie there where tmpfs cannot hold them
+  std::filesystem::path images;  // the image cache; empty: none
 };
 
 /// Thread contract: constructor and destructor on any thread but the reactor's, the rest on the
@@ -46,6 +47,8 @@ class Spawner {
   void call(std::string request, std::vector<Fd> fds, Reply done);
   void call(wire::SpawnerOp op, uint64_t id, std::vector<Fd> fds, Reply done);
   void drop(uint64_t id);
+  /// Makes a directory of the host a layer: a detached mount, or a path below the image cache.
+  void attach_layer(uint64_t id, Fd mount, const std::string& path, Reply done);
   /// A further process of the supervisor: a cradle in these groups, or a keeper.
   std::unique_ptr<Channel> start_helper(wire::SpawnerOp op, const std::vector<Fd>& groups);
 
@@ -57,6 +60,8 @@ class Spawner {
     uint32_t namespaces = mode_ >> wire::kModeDepthShift;
     return namespaces ? namespaces - 1 : 0;
   }
+  /// Root mode: a user namespace that maps uids as every sandbox's does; else -1.
+  int user_namespace() const { return user_namespace_.get(); }
   /// A uid of the sandbox as the trainer sees it.
   uint32_t outer_uid(uint32_t inner) const;
 
@@ -66,6 +71,7 @@ class Spawner {
 
   Reactor* reactor_ = nullptr;
   Fd socket_;  // until attach()
+  Fd user_namespace_;
   Channel channel_;
   pid_t pid_ = -1;
   uint32_t mode_ = 0;

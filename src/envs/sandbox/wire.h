@@ -21,7 +21,8 @@ inline constexpr uint32_t kSandboxAgent = 1000;  // uid and gid of the agent
 // ---- trainer <-> spawner ----
 
 enum class SpawnerOp : uint32_t {
-  configure = 1,  // ConfigureRequest, seccomp program; replied when the skeleton stands
+  configure = 1,  // ConfigureRequest, seccomp program, two paths; replied when the skeleton
+                  // stands; reply fd, in root mode: the sandboxes' user namespace
   spawn,  // to a cradle: SpawnRequest, fds: control socket, with reuse_network a network namespace
           // and, for the init of a copy, pidfd of the original's init, link to the keeper; reply
           // value: 1 when the topmost layer was left out, fds: pidfd, root directory and the
@@ -32,6 +33,7 @@ enum class SpawnerOp : uint32_t {
   drop,          // id: unmount an upper or a layer; no reply
   is_empty,      // id: reply value 1 when nothing was written to the upper
   export_layer,  // LayerRequest, fd: pack is written into the pipe; replied when it has been
+  attach_layer,  // AttachRequest, fd (optional): a directory of the host's becomes a layer
   cradle,        // fds: its channel, cgroup files; a process that waits in those groups
   keeper,        // fd: its channel; a process that freezes and copies sessions
   // to a cradle
@@ -57,7 +59,8 @@ struct SpawnerHeader {
 struct ConfigureRequest {
   SpawnerHeader header;
   uint32_t uid_base;          // root mode: sandbox uid 0 is this uid outside
-  uint32_t seccomp_bytes;     // struct sock_filter[] follows
+  uint32_t seccomp_bytes;     // struct sock_filter[] follows, then the paths of the scratch
+                              // directory and of the image cache ("": none), NUL-terminated
   uint32_t force_disk_upper;  // tests: behave as a kernel whose tmpfs lacks user xattrs
   uint32_t reserved;
 };
@@ -76,14 +79,15 @@ struct SpawnRequest {
   uint32_t network;          // 1: a way out is coming: close all but the public ranges
   uint32_t reuse_network;    // 1: the one sent along, if it is as new
   uint32_t leave_out_empty;  // 1: the topmost layer, should nothing be in it
-  uint32_t layer_count;      // uint64_t ids follow, topmost first; the skeleton is implied
-  uint32_t depth;            // of live forks above: which user namespace it lives in
-  int32_t shell_pid;         // of the session that is copied into it; 0: it starts its own
-  uint64_t shell_output;     // inode of the copy's output pipe
-  TerminalShape terminal;    // of the copy's terminal, no columns: it has none; its master is sent
-                             // with terminal
-  int32_t cpu;               // where to bring it up; -1: anywhere
-  uint32_t root;             // 1: the copied session is the sandbox's root
+  uint32_t own_root;      // 1: the layers are a whole root: no skeleton, nothing of the host's /usr
+  uint32_t layer_count;   // uint64_t ids follow, topmost first; the skeleton is implied
+  uint32_t depth;         // of live forks above: which user namespace it lives in
+  int32_t shell_pid;      // of the session that is copied into it; 0: it starts its own
+  uint64_t shell_output;  // inode of the copy's output pipe
+  TerminalShape terminal;  // of the copy's terminal, no columns: it has none; its master is sent
+                           // with terminal
+  int32_t cpu;             // where to bring it up; -1: anywhere
+  uint32_t root;           // 1: the copied session is the sandbox's root
 };
 
 struct AdoptRequest {
@@ -134,6 +138,12 @@ struct LayerRequest {
   uint32_t layer_count;  // merge_layers: uint64_t ids follow, topmost first
   uint32_t base_count;   // then the ids of the image's layers, none: the skeleton is the base
   uint32_t reserved;
+};
+
+/// The layer is the detached mount that comes as a descriptor, else the directory at the path below
+/// the image cache (NUL-terminated, follows).
+struct AttachRequest {
+  SpawnerHeader header;
 };
 
 struct SpawnerReply {

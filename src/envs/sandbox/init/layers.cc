@@ -113,6 +113,7 @@ bool make_upper(const Base& base, uint64_t id, uint64_t bytes, uint64_t inodes, 
 }
 
 void drop_layer(const Base& base, uint64_t id) {
+  if (detach_layer(id)) return;
   char path[64];
   snprintf(path, sizeof path, "/l/%lx", id);
   if (!base.disk_upper) {

@@ -23,7 +23,8 @@ int overlay_by_fsconfig(const Base& base, const wire::SpawnRequest& request,
     snprintf(path, sizeof path, "%lx/u", layers[i]);
     done = sys_fsconfig(fs, kFsconfigSetString, "lowerdir+", path) == 0;
   }
-  done = done && sys_fsconfig(fs, kFsconfigSetString, "lowerdir+", "../skel") == 0;
+  if (!request.own_root)
+    done = done && sys_fsconfig(fs, kFsconfigSetString, "lowerdir+", "../skel") == 0;
   snprintf(path, sizeof path, "%lx/u", request.header.id);
   done = done && sys_fsconfig(fs, kFsconfigSetString, "upperdir", path) == 0;
   snprintf(path, sizeof path, "%lx/w", request.header.id);
@@ -47,12 +48,13 @@ int overlay_by_mount(const Base& base, const wire::SpawnRequest& request, const 
   size_t used = size_t(snprintf(options, sizeof options, "lowerdir="));
   for (uint32_t i = 0; i < request.layer_count && used < sizeof options; ++i)
     used += size_t(snprintf(options + used, sizeof options - used, "%lx/u:", layers[i]));
+  if (request.own_root) --used;  // the last colon
   if (used < sizeof options)
-    used +=
-        size_t(snprintf(options + used, sizeof options - used,
-                        "../skel,upperdir=%lx/u,workdir=%lx/w,volatile,index=off,metacopy=off,"
-                        "redirect_dir=nofollow,xino=off%s",
-                        request.header.id, request.header.id, base.root_mode ? "" : ",userxattr"));
+    used += size_t(snprintf(options + used, sizeof options - used,
+                            "%s,upperdir=%lx/u,workdir=%lx/w,volatile,index=off,metacopy=off,"
+                            "redirect_dir=nofollow,xino=off%s",
+                            request.own_root ? "" : "../skel", request.header.id, request.header.id,
+                            base.root_mode ? "" : ",userxattr"));
   if (used >= sizeof options) {
     errno = E2BIG;
     return -1;

@@ -44,6 +44,7 @@ bool bind(const char* from, const char* to, Failure* failure) {
 bool place_mounts(const SandboxPlan& plan, Failure* failure) {
   if (sys_move_mount(plan.overlay_fd, "/m")) return failure->set("attach the overlay");
   for (const char* name : kSystem) {
+    if (plan.request.own_root) break;
     char from[64], to[64];
     snprintf(from, sizeof from, "/b/%s", name);
     snprintf(to, sizeof to, "/m/%s", name);

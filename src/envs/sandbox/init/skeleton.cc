@@ -212,11 +212,14 @@ bool bind_system(const char* name, Failure* failure) {
   snprintf(to, sizeof to, "b/%s", name);
   if (mkdir(to, 0755)) return failure->set("mkdir %s", to);
   if (mount(from, to, nullptr, MS_BIND | MS_REC, nullptr)) return failure->set("bind %s", from);
-  unsigned long flags = MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV;
-  if (mount(nullptr, to, nullptr, flags, nullptr) &&
-      mount(nullptr, to, nullptr, flags | MS_NOATIME, nullptr) &&
-      mount(nullptr, to, nullptr, flags | MS_RELATIME, nullptr))
-    return failure->set("remount %s read-only", to);
+  // With what is mounted below it.
+  constexpr uint64_t kReadOnly = 1, kNoSetUserId = 2, kNoDevices = 4;
+  const struct {
+    uint64_t set, clear, propagation, user_namespace;
+  } attributes = {kReadOnly | kNoSetUserId | kNoDevices, 0, 0, 0};
+  constexpr int kRecursive = 0x8000;
+  if (syscall(SYS_mount_setattr, AT_FDCWD, to, kRecursive, &attributes, sizeof attributes))
+    return failure->set("make %s read-only", to);
   return true;
 }
 
@@ -259,25 +262,31 @@ bool enter_user_namespace(Failure* failure) {
   return true;
 }
 
+bool bind_directory(int fd, const char* to) {
+  char from[64];
+  snprintf(from, sizeof from, "/proc/self/fd/%d", fd);
+  return mount(from, to, nullptr, MS_BIND, nullptr) == 0;
+}
+
 /// Puts a tmpfs over an existing directory, fills it and makes it the root.
-bool build_root(Base* base, const char* scratch, Failure* failure) {
+bool build_root(Base* base, const char* scratch, const char* images, Failure* failure) {
   if (mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr))
     return failure->set("make mounts private");
   int host = open("/", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   base->proc_fd = open("/proc", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   int scratch_fd = open(scratch, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  int images_fd = *images ? open(images, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
   if (mount("espalier", "/tmp", "tmpfs", MS_NOSUID, "mode=0755,size=256m") || chdir("/tmp"))
     return failure->set("mount a tmpfs over /tmp");
   if (mkdir("l", 0700) || mkdir("m", 0700)) return failure->set("mkdir");
   if (!fill_skeleton(*base, host, failure) || !bind_host(host, failure)) return false;
-  if (base->disk_upper) {
-    char from[64];
-    snprintf(from, sizeof from, "/proc/self/fd/%d", scratch_fd);
-    if (mount(from, "l", nullptr, MS_BIND, nullptr)) return failure->set("bind %s", scratch);
-  }
+  if (base->disk_upper && !bind_directory(scratch_fd, "l")) return failure->set("bind %s", scratch);
+  if (images_fd >= 0 && (mkdir("i", 0700) || !bind_directory(images_fd, "i")))
+    return failure->set("bind %s", images);
   if (syscall(SYS_pivot_root, ".", ".") || umount2(".", MNT_DETACH) || chdir("/"))
     return failure->set("pivot_root");
   close(scratch_fd);
+  if (images_fd >= 0) close(images_fd);
   close(host);
   return true;
 }
@@ -346,8 +355,8 @@ bool make_user_namespaces(Base* base, Failure* failure) {
 
 }  // namespace
 
-bool build_base(const wire::ConfigureRequest& request, const char* scratch, Base* base,
-                Failure* failure) {
+bool build_base(const wire::ConfigureRequest& request, const char* scratch, const char* images,
+                Base* base, Failure* failure) {
   umask(0);
   base->uid_base = request.uid_base;
   while (prctl(PR_CAPBSET_READ, base->last_capability + 1, 0, 0, 0) >= 0) ++base->last_capability;
@@ -357,7 +366,7 @@ bool build_base(const wire::ConfigureRequest& request, const char* scratch, Base
     if (unshare(CLONE_NEWNS)) return failure->set("unshare(CLONE_NEWNS)");
   }
   base->disk_upper = request.force_disk_upper || (!base->root_mode && !tmpfs_takes_user_xattrs());
-  if (!build_root(base, scratch, failure) || !keep_template(base, failure)) return false;
+  if (!build_root(base, scratch, images, failure) || !keep_template(base, failure)) return false;
   if (unshare(CLONE_NEWUTS) || sethostname("sandbox", 7)) return failure->set("name the sandboxes");
   return !base->root_mode || make_user_namespaces(base, failure);
 }

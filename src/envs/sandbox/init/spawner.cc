@@ -49,16 +49,17 @@ bool configure(int socket, Base* base, const char* message, size_t size) {
   memcpy(&request, message, sizeof request);
   const char* filter = message + sizeof request;
   const char* scratch = filter + request.seccomp_bytes;
+  const char* end = message + size;
+  const char* images = scratch < end ? scratch + strnlen(scratch, size_t(end - scratch)) + 1 : end;
   Failure failure;
   errno = EINVAL;
-  bool done =
-      (request.seccomp_bytes <= sizeof g_filter && sizeof request + request.seccomp_bytes < size) ||
-      failure.set("configure: damaged message");
+  bool done = (request.seccomp_bytes <= sizeof g_filter && images < end) ||
+              failure.set("configure: damaged message");
   if (done) {
     memcpy(g_filter, filter, request.seccomp_bytes);
     base->seccomp = g_filter;
     base->seccomp_length = uint16_t(request.seccomp_bytes / sizeof(sock_filter));
-    done = build_base(request, scratch, base, &failure);
+    done = build_base(request, scratch, images, base, &failure);
   }
   remember_host_addresses();
   if (done && chdir("/l")) done = failure.set("chdir /l");
@@ -66,7 +67,8 @@ bool configure(int socket, Base* base, const char* message, size_t size) {
   uint32_t flags = (base->root_mode ? wire::kModeRoot : 0u) |
                    (base->disk_upper ? wire::kModeDiskUpper : 0u) |
                    base->user_ns_count << wire::kModeDepthShift;
-  reply(socket, request.header, done ? nullptr : &failure, flags);
+  reply(socket, request.header, done ? nullptr : &failure, flags, base->user_ns,
+        done && base->user_ns_count > 0);
   return done;
 }
 
@@ -101,6 +103,13 @@ void handle(int socket, Base* base, const char* message, size_t size, const int*
     case wire::SpawnerOp::is_empty:
       handle_is_empty(socket, header);
       break;
+    case wire::SpawnerOp::attach_layer: {
+      Failure failure;
+      bool done = attach_layer(header.id, fd_count ? fds[0] : -1,
+                               message + sizeof(wire::AttachRequest), &failure);
+      reply(socket, header, done ? nullptr : &failure);
+      break;
+    }
     case wire::SpawnerOp::export_layer:
       handle_export(socket, *base, *reinterpret_cast<const wire::LayerRequest*>(message), fds[0]);
       break;

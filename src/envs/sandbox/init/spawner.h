@@ -39,13 +39,19 @@ struct Base {
 };
 
 /// Enters the namespaces, builds the skeleton and the template (skeleton.cc).
-bool build_base(const wire::ConfigureRequest& request, const char* scratch, Base* base,
-                Failure* failure);
+bool build_base(const wire::ConfigureRequest& request, const char* scratch, const char* images,
+                Base* base, Failure* failure);
 
 /// A user namespace with sandbox uids 0.. mapped to base.uid_base..; -1 on failure.
 int make_user_namespace(const Base& base, Failure* failure);
 /// The same inside the namespace `outer`, owned by the agent.
 int nest_user_namespace(const Base& base, int outer, Failure* failure);
+
+/// l/ID/u shows the detached mount, or where that is -1 the directory at `path` below the image
+/// cache (attach.cc).
+bool attach_layer(uint64_t id, int mount_fd, const char* path, Failure* failure);
+/// Undoes it; false when the layer is not an attached one.
+bool detach_layer(uint64_t id);
 
 /// What the cloned child needs to become a sandbox.
 struct SandboxPlan {
