@@ -53,12 +53,13 @@ std::string without_history_option(std::string shell) {
 
 std::vector<std::string> terminal_shell_argv(bool restore) {
   // After a start-up file, and only then, $? is what its last command left.
-  if (!restore) return {"bash", "--norc", "--noprofile", "-i"};
-  return {"bash", "--noprofile", "--rcfile", "/dev/fd/" + std::to_string(kShellStateFd), "-i"};
+  if (!restore) return {"/bin/bash", "--norc", "--noprofile", "-i"};
+  return {"/bin/bash", "--noprofile", "--rcfile", "/dev/fd/" + std::to_string(kShellStateFd), "-i"};
 }
 
 std::string terminal_setup_text(const std::string& restore, int last_exit_code) {
-  std::string out = "exec " + std::to_string(kShellStateFd) + "<&-\nbuiltin unset PROMPT_COMMAND\n";
+  std::string out = "exec " + std::to_string(kShellStateFd) +
+                    "<&-\nbuiltin unset PROMPT_COMMAND\nBASH_ARGV0=bash\n";
   for (const char* keymap : {"emacs-standard", "vi-insert", "vi-command"})
     out += std::string("builtin bind -m ") + keymap +
            " -x '\"\\e[9999~\":{ builtin printf \"\\033]espalier;ask;%d\\033\\134\" $?;"
