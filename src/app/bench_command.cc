@@ -91,7 +91,7 @@ void add_bench_command(CLI::App& app, int& exit_code) {
   auto arguments = std::make_shared<Arguments>();
   CLI::App* bench = app.add_subcommand("bench", "Figures with machine, versions and n");
   bench->require_subcommand(1);
-  auto add = [&](const char* name, const char* help, std::function<Json()> work) {
+  auto add = [&](const char* name, const char* help, const std::function<Json()>& work) {
     CLI::App* command = bench->add_subcommand(name, help);
     command->add_flag("--json", arguments->json, "machine-readable");
     command->callback([arguments, work, &exit_code] {

@@ -154,7 +154,8 @@ void Exchange::prepare() {
   // A round trip spent on asking whether the body may come serves nobody here.
   header_list = curl_slist_append(header_list, "Expect:");
   for (const auto& [name, value] : request.headers)
-    header_list = curl_slist_append(header_list, (name + ": " + value).c_str());
+    header_list =
+        curl_slist_append(header_list, std::string(name).append(": ").append(value).c_str());
   curl_easy_setopt(easy, CURLOPT_HTTPHEADER, header_list);
 }
 

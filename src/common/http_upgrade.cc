@@ -97,7 +97,8 @@ std::string request_text(const HttpRequest& request, const std::string& protocol
                      " HTTP/1.1\r\nHost: " + request.url.substr(host, path - host) +
                      "\r\nConnection: Upgrade\r\nUpgrade: " + protocol +
                      "\r\nContent-Length: " + std::to_string(request.body.size()) + "\r\n";
-  for (const auto& [name, value] : request.headers) text += name + ": " + value + "\r\n";
+  for (const auto& [name, value] : request.headers)
+    text.append(name).append(": ").append(value).append("\r\n");
   return text + "\r\n" + request.body;
 }
 

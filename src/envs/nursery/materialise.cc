@@ -2,6 +2,8 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <cerrno>
+#include <cstring>
 #include <fstream>
 #include <system_error>
 
@@ -22,10 +24,13 @@ constexpr const char* kToolFolder =
 
 void write_file(const fs::path& path, const std::string& content, unsigned mode) {
   fs::create_directories(path.parent_path());
+  errno = 0;
   std::ofstream file(path, std::ios::binary | std::ios::trunc);
   file << content;
   file.close();
-  if (!file) throw common::TaskError("nursery: cannot write '" + path.string() + "'");
+  if (!file)
+    throw common::TaskError("nursery: cannot write '" + path.string() +
+                            "': " + std::strerror(errno ? errno : EIO));
   fs::permissions(path, static_cast<fs::perms>(mode));
 }
 
