@@ -23,6 +23,7 @@ std::filesystem::path save_bad_step(const RunDirectory& run, const common::Confi
   replay.run_dir = root.string();
   replay.model.path = model.string();
   replay.data.trees = root.string();
+  replay.data.counterfactuals = false;  // they are among the trees
   replay.data.from_step = -1;
   replay.data.counterfactuals = false;
   replay.sft.episodes = 0;
