@@ -21,6 +21,12 @@ std::unique_ptr<tree::AdvantageEstimator> estimator_of(const common::Config& con
   return tree::make_estimator(config.algorithm.adv_estimator, options);
 }
 
+tree::ShapingOptions shaping_of(const common::Config& config) {
+  const common::AlgorithmConfig& algorithm = config.algorithm;
+  return {algorithm.filter_groups, algorithm.overlong_length, algorithm.overlong_buffer,
+          algorithm.overlong_penalty};
+}
+
 std::unique_ptr<tree::ForkRule> fork_rule_of(const common::Config& config) {
   const common::TreeConfig& tree = config.algorithm.tree;
   tree::ForkRuleOptions options;

@@ -6,6 +6,7 @@
 #include "app/bench_estimators.h"
 #include "app/bench_figures.h"
 #include "app/bench_fork.h"
+#include "app/bench_learner.h"
 #include "app/bench_soak.h"
 #include "app/bench_store.h"
 #include "app/collect.h"
@@ -16,7 +17,6 @@
 #include "common/log.h"
 #include "common/stop.h"
 #include "envs/nursery/nursery.h"
-#include "learner/learner.h"
 #include "policy/device.h"
 
 namespace espalier::app {
@@ -24,25 +24,6 @@ namespace espalier::app {
 namespace {
 
 using Json = nlohmann::json;
-
-Json bench_learner(const learner::LearnerBench& bench) {
-  common::Config config;
-  config.model.max_position_embeddings = 4096;
-  const Start start = start_point(config);
-  const learner::LearnerFigures figures = learner::bench_learner(start.weights, bench);
-  const double token_ratio =
-      static_cast<double>(figures.tokens_linear) / static_cast<double>(figures.tokens_packed);
-  const double speedup = figures.linear_ms / figures.packed_ms;
-  return {{"tokens_packed", figures.tokens_packed},
-          {"tokens_linear", figures.tokens_linear},
-          {"token_ratio", token_ratio},
-          {"packed_ms", figures.packed_ms},
-          {"linear_ms", figures.linear_ms},
-          {"speedup", speedup},
-          {"share_of_bound", speedup / token_ratio},
-          {"tokens_per_s", figures.packed_tokens_per_s},
-          {"n", bench.repetitions}};
-}
 
 /// The farm with an untrained policy: prefix sharing on (the farm's way) and what it saved.
 Json bench_rollout(int trees, bool deterministic) {
@@ -84,7 +65,7 @@ void add_bench_command(CLI::App& app, int& exit_code) {
     int trees = 32;
     ForkBench fork;
     Soak soak;
-    learner::LearnerBench learner;
+    LearnerBenchArguments learner;
     EstimatorBenchArguments estimators;
     tree::StoreBench store;
   };
@@ -149,20 +130,9 @@ void add_bench_command(CLI::App& app, int& exit_code) {
   store->add_option("--directory", arguments->store.directory,
                     "for the files: 5 GB (default: the system's temporary directory)");
   CLI::App* learner =
-      add("learner", "One forward and backward pass: packed trees against linearised paths",
+      add("learner", "A training step: packed trees against linearised paths, and plain dense ones",
           [arguments] { return bench_learner(arguments->learner); });
-  learner->add_option("--trees", arguments->learner.trees, "trees in the batch")
-      ->check(CLI::PositiveNumber)
-      ->capture_default_str();
-  learner->add_option("--turns", arguments->learner.turns, "turns of an episode")
-      ->check(CLI::PositiveNumber)
-      ->capture_default_str();
-  learner->add_option("--branches", arguments->learner.branches, "K")
-      ->check(CLI::Range(1, 16))
-      ->capture_default_str();
-  learner->add_option("-n,--repetitions", arguments->learner.repetitions, "passes")
-      ->check(CLI::PositiveNumber)
-      ->capture_default_str();
+  add_learner_options(*learner, arguments->learner);
   CLI::App* estimators = add(
       "estimators", "Bias and signal-to-noise of every estimator under every fork rule, exactly",
       [arguments] { return bench_estimators(arguments->estimators); });

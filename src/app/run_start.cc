@@ -53,6 +53,11 @@ Checkpoint stored_start(const common::Config& config) {
   return checkpoint;
 }
 
+/// The checkpoint's model; adapters go on beside the weights that they were made for.
+Start model_beside(const RunStart& start) {
+  return start.config.learner.lora.rank > 0 ? start_point(start.config) : start.checkpoint->model;
+}
+
 /// Where a run without a checkpoint of its own starts.
 void begin(RunStart& start) {
   if (start.config.data.from_step < 0) {
@@ -60,7 +65,7 @@ void begin(RunStart& start) {
     return;
   }
   start.checkpoint = stored_start(start.config);
-  start.model = start.checkpoint->model;
+  start.model = model_beside(start);
 }
 
 }  // namespace
@@ -84,7 +89,7 @@ RunStart resume_run(const std::string& file, const std::vector<std::string>& ove
   const tree::JournalWriter lock(start.run.journal(), tree::Durability::none);  // nobody else's run
   start.checkpoint = newest_checkpoint(start.run);
   if (start.checkpoint) {
-    start.model = start.checkpoint->model;
+    start.model = model_beside(start);
   } else {
     begin(start);
   }

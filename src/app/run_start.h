@@ -16,7 +16,8 @@ struct RunStart {
   common::Config config;
   RunDirectory run;
   Start model;
-  std::optional<Checkpoint> checkpoint;  // whose weights `model` holds; none: from the beginning
+  std::optional<Checkpoint> checkpoint;  // to go on from (`model` holds its weights, with adapters
+                                         // those they stand beside); none: from the beginning
 };
 
 /// A new run. Its directory is made last, when nothing can be wrong any more with the

@@ -14,6 +14,7 @@
 #include "app/warm_start.h"
 #include "common/error.h"
 #include "common/files.h"
+#include "common/rng.h"
 #include "common/stop.h"
 #include "common/version.h"
 #include "policy/device.h"
@@ -50,6 +51,7 @@ learner::LearnerOptions learner_options(const common::Config& config) {
   options.total_steps = config.trainer.total_steps;
   options.sft_steps = config.sft.steps;
   options.device = config.model.device;
+  options.seed = config.seed;
   return options;
 }
 
@@ -109,7 +111,7 @@ void Trainer::go_on_from(const Checkpoint& checkpoint) {
   session_->rule->restore(state_.fork_rule);
   publish(state_.step);
   source_->go_on_from({state_.step, state_.journal});
-  warm_ = true;
+  resumed_ = warm_ = true;
   spdlog::info("resuming after step {}", state_.step);
 }
 
@@ -125,7 +127,7 @@ void Trainer::run_rollouts() {
     std::vector<tree::Tree> trees = clock_.measure("rollout", [&] { return source_->take(step); });
     session_->rule->observe(trees);
     note_rolled_out();
-    estimator_->estimate(trees);
+    tree::estimate_shaped(*estimator_, trees, shaping_of(config_));
     for (const tree::Tree& tree : trees) note_estimates(tree);
     tree::write_trees(tree::shard_path(run_.root, step), trees);
     common::Metrics metrics = tree_metrics(trees, config_.rollout.max_response_length);
@@ -187,6 +189,28 @@ std::vector<tree::Tree> Trainer::demonstrations() {
   return fresh;
 }
 
+/// What the loss needs besides trees.
+void Trainer::prepare_loss() {
+  if (config_.learner.kl_loss_coef > 0) {
+    // The policy that RL started from: step 0 is kept.
+    const std::filesystem::path first = checkpoint_path(run_, 0);
+    const bool kept = resumed_ && std::filesystem::exists(first);
+    learner_->set_reference(kept ? policy::load_model(first) : learner_->weights());
+  }
+  if (config_.learner.sft_coef > 0) demonstrations_ = demonstrations();
+}
+
+/// Demonstrations cloned beside a step's trees: drawn anew for each from the seed.
+std::vector<const tree::Tree*> Trainer::shown_beside(uint64_t step) const {
+  std::vector<const tree::Tree*> shown;
+  if (demonstrations_.empty()) return shown;
+  common::Rng rng(common::derive_key(config_.seed, "sft", "beside/" + std::to_string(step)));
+  const auto last = static_cast<int64_t>(demonstrations_.size()) - 1;
+  for (int i = 0; i < config_.learner.sft_batch_size; ++i)
+    shown.push_back(&demonstrations_[static_cast<size_t>(rng.range(0, last))]);
+  return shown;
+}
+
 double Trainer::progress() const {
   return config_.budget.limit > 0 ? session_->ledger.used() : static_cast<double>(state_.step);
 }
@@ -226,6 +250,7 @@ void Trainer::remember_step(uint64_t done) {
 }
 
 void Trainer::train() {
+  prepare_loss();
   if (!state_.begun) {
     common::Metrics metrics;
     state_.eval_before = evaluate_both("before", metrics);
@@ -315,16 +340,21 @@ void Trainer::close_step() {
 common::Metrics Trainer::learn(std::vector<tree::Tree>& trees, uint64_t step) {
   common::Metrics metrics;
   clock_.measure("train", [&] {
-    clock_.measure("adv", [&] { estimator_->estimate(trees); });  // a part of "train"
+    const tree::ShapingCounts shaped = clock_.measure("adv", [&] {  // a part of "train"
+      return tree::estimate_shaped(*estimator_, trees, shaping_of(config_));
+    });
     for (const tree::Tree& tree : trees) note_estimates(tree);
     tree::write_trees(tree::shard_path(run_.root, step), trees);
     metrics = tree_metrics(trees, config_.rollout.max_response_length);
+    metrics.merge(shaping_metrics(shaped, shaping_of(config_)));
     reward_ = metrics["critic/score/mean"];
     // A tree that the budget cut short would teach only its quick branches.
     std::erase_if(trees, has_cancelled_leaf);
+    std::erase_if(trees, tree::is_filtered);
     if (trees.empty()) return;
     const LearnerThreads threads(config_.learner.threads);
-    learner::UpdateResult update = learner_->update(trees, static_cast<int>(step));
+    const std::vector<const tree::Tree*> shown = shown_beside(step);
+    learner::UpdateResult update = learner_->update(trees, static_cast<int>(step), shown);
     metrics.merge(update.metrics);
     metrics.merge(staleness_metrics(trees, step));
     const double difference = metrics["training/rollout_probs_diff_mean"];
@@ -342,9 +372,12 @@ common::Metrics Trainer::learn(std::vector<tree::Tree>& trees, uint64_t step) {
     spend.learner_tokens = update.tokens_packed;
     spend.learner_tokens_linear = update.tokens_linear;
     const auto epochs = static_cast<uint64_t>(config_.learner.ppo_epochs);
-    spend.trained_tokens = epochs * update.tokens_packed;
-    spend.trained_attended =
-        epochs * attended_tokens(trees, /*linear=*/config_.learner.packing == "linear");
+    spend.trained_tokens = update.tokens_trained;
+    const bool linear = config_.learner.packing == "linear";
+    spend.trained_attended = epochs * attended_tokens(trees, linear);
+    for (const tree::Tree* tree : shown)
+      spend.trained_attended +=
+          static_cast<uint64_t>(update.updates) * attended_tokens({*tree}, linear);
     learnt_ = spend;
     spent_ += spend;
   });

@@ -39,6 +39,8 @@ class Trainer {
   void go_on_from(const Checkpoint& checkpoint);
   void warm_start();
   std::vector<tree::Tree> demonstrations();
+  std::vector<const tree::Tree*> shown_beside(uint64_t step) const;
+  void prepare_loss();
   void train();
   void train_step();
   bool goes_ahead(uint64_t step) const;
@@ -70,9 +72,10 @@ class Trainer {
   std::unique_ptr<tree::AdvantageEstimator> estimator_;
   std::unique_ptr<common::MetricsSink> sink_;
   std::unique_ptr<CheckpointWriter> writer_;
-  std::optional<Progress> bar_;         // of the training as a whole
-  std::unique_ptr<TreeSource> source_;  // ticks the bar: goes first
-  std::atomic<double> reward_ = 0;      // mean of the newest step
+  std::optional<Progress> bar_;             // of the training as a whole
+  std::unique_ptr<TreeSource> source_;      // ticks the bar: goes first
+  std::atomic<double> reward_ = 0;          // mean of the newest step
+  std::vector<tree::Tree> demonstrations_;  // cloned beside RL
   uint64_t total_steps_ = 0;
   policy::WeightsPtr published_;  // what is rolled out with
   // When the newest step's trees were there; what is rolled out ahead of it is not in them.
@@ -80,6 +83,7 @@ class Trainer {
   std::string rule_state_;
   tree::Spend learnt_;         // by the newest update, not in the session's ledger yet
   std::string bad_parameter_;  // of the newest step that was skipped
+  bool resumed_ = false;       // from a checkpoint
   bool warm_ = false;          // the warm start is over
   bool saved_ = false;         // a checkpoint holds the present state
 };

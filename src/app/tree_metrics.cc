@@ -153,6 +153,15 @@ common::Metrics budget_metrics(const tree::Ledger& ledger) {
   return metrics;
 }
 
+common::Metrics shaping_metrics(const tree::ShapingCounts& counts,
+                                const tree::ShapingOptions& options) {
+  common::Metrics metrics;
+  if (options.filter_groups != "none") metrics["tree/filtered_prompts"] = counts.prompts_filtered;
+  if (options.filter_groups == "fork") metrics["tree/filtered_forks"] = counts.groups_filtered;
+  if (options.overlong_length > 0) metrics["tree/overlong_leaves"] = counts.leaves_penalised;
+  return metrics;
+}
+
 uint64_t attended_tokens(const std::vector<tree::Tree>& trees, bool linear) {
   uint64_t sum = 0;
   auto add = [&sum](uint64_t before, uint64_t span, uint64_t copies) {

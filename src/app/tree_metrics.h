@@ -5,6 +5,7 @@
 
 #include "common/metrics.h"
 #include "tree/ledger.h"
+#include "tree/shaping.h"
 #include "tree/trace_tree.h"
 
 namespace espalier::app {
@@ -19,6 +20,11 @@ common::Metrics staleness_metrics(const std::vector<tree::Tree>& trees, uint64_t
 
 /// budget/<unit> for every unit: what the run has spent so far.
 common::Metrics budget_metrics(const tree::Ledger& ledger);
+
+/// tree/filtered_prompts, tree/filtered_forks, tree/overlong_leaves; those of what is off are left
+/// out.
+common::Metrics shaping_metrics(const tree::ShapingCounts& counts,
+                                const tree::ShapingOptions& options);
 
 /// Σ over the tokens of a pass of those before them on their path. linear: every root-to-leaf path
 /// by itself.

@@ -88,6 +88,10 @@ struct TreeConfig {
 
 struct AlgorithmConfig {
   std::string adv_estimator = "tree_loo";
+  std::string filter_groups = "none";  // none | prompt | fork
+  int overlong_length = 0;             // action tokens an episode; 0: no penalty
+  int overlong_buffer = 0;
+  double overlong_penalty = 1;
   TreeConfig tree;
 };
 
@@ -101,14 +105,31 @@ struct OptimConfig {
   double weight_decay = 0.0;
 };
 
+/// The linear projections of a layer.
+inline const std::vector<std::string> kProjections = {"q_proj",    "k_proj",  "v_proj",   "o_proj",
+                                                      "gate_proj", "up_proj", "down_proj"};
+
+struct LoraConfig {
+  int rank = 0;  // 0: all weights are trained
+  double alpha = 16;
+  std::vector<std::string> targets = kProjections;
+};
+
 struct LearnerConfig {
-  std::string loss = "ppo_clip";  // ppo_clip | grpo
-  double clip_ratio_low = 0.2;
-  double clip_ratio_high = 0.2;
-  double clip_ratio_c = 3.0;          // dual clip; 0: off
-  double rollout_is_threshold = 2.0;  // truncated importance sampling, token level; 0: off
-  std::string loss_agg_mode = "seq-mean-token-sum";
+  std::string loss = "ppo_clip";
+  double clip_ratio_low = -1;   // -1: the loss's published value
+  double clip_ratio_high = -1;  // -1: likewise
+  double clip_ratio_c = -1;     // dual clip; 0: off; -1: likewise
+  double sapo_tau_pos = 1.0;
+  double sapo_tau_neg = 1.05;
+  double rollout_is_threshold = 2.0;   // truncated importance sampling, token level; 0: off
+  std::string loss_agg_mode = "auto";  // auto: the loss's published form
+  double loss_scale_factor = 0;        // 0: the context's length
   double entropy_coeff = 0.0;
+  double kl_loss_coef = 0.0;
+  std::string kl_loss_type = "k3";  // k1 | k2 | k3
+  double sft_coef = 0.0;            // of cloning demonstrations beside RL
+  int sft_batch_size = 16;
   int ppo_epochs = 1;
   int ppo_mini_batch_size = 0;            // trees an update; 0: the whole batch
   int ppo_max_token_len_per_gpu = 16384;  // packed tokens a micro-batch
@@ -116,7 +137,10 @@ struct LearnerConfig {
   int max_bad_steps = 3;                      // in a row, before the run stops
   double rollout_probs_diff_threshold = 0.1;  // a step beyond it is warned of; 0: never
   std::string packing = "packed";             // packed | linear
-  int threads = 0;                            // of the learner; 0: one a core
+  std::string dtype = "float32";              // float32 | bfloat16: of passes; masters are float32
+  bool gradient_checkpointing = false;
+  int threads = 0;  // of the learner; 0: one a core
+  LoraConfig lora;
   OptimConfig optim;
 };
 

@@ -78,10 +78,31 @@ void check_learner(const Config& config, std::vector<Conflict>& found) {
                          " is greater than data.train_batch_size " +
                          text(config.data.train_batch_size)});
   }
-  if (learner.clip_ratio_c != 0 && learner.clip_ratio_c <= 1) {
+  if (learner.clip_ratio_c != 0 && learner.clip_ratio_c != -1 && learner.clip_ratio_c <= 1) {
     found.push_back({{"learner.clip_ratio_c"},
-                     "learner.clip_ratio_c is between 0 and 1; allowed: 0 (off), or more than 1"});
+                     "learner.clip_ratio_c is negative or between 0 and 1; allowed: 0 (off), more "
+                     "than 1, or -1 (the loss's own)"});
   }
+  for (const auto& [path, value] :
+       {std::pair("learner.clip_ratio_low", learner.clip_ratio_low),
+        std::pair("learner.clip_ratio_high", learner.clip_ratio_high)}) {
+    if (value < 0 && value != -1)
+      found.push_back({{path},
+                       std::string(path) + " is negative; allowed: -1 (the loss's own), or "
+                                           "0 and more"});
+  }
+  if (learner.lora.rank > 0 && learner.lora.targets.empty())
+    found.push_back({{"learner.lora.targets", "learner.lora.rank"},
+                     "learner.lora.targets is empty: nothing would be trained"});
+  if (learner.sft_coef > 0 && config.sft.episodes == 0)
+    found.push_back({{"learner.sft_coef", "sft.episodes"},
+                     "learner.sft_coef needs demonstrations, and sft.episodes is 0"});
+  const AlgorithmConfig& algorithm = config.algorithm;
+  if (algorithm.overlong_buffer > algorithm.overlong_length)
+    found.push_back({{"algorithm.overlong_buffer", "algorithm.overlong_length"},
+                     "algorithm.overlong_buffer " + text(algorithm.overlong_buffer) +
+                         " is longer than algorithm.overlong_length " +
+                         text(algorithm.overlong_length)});
 }
 
 }  // namespace

@@ -39,6 +39,17 @@ const std::map<std::string, std::string>& aliases() {
       {"loss_mode", "learner.loss"},
       {"policy_loss", "learner.loss"},
       {"entropy_coef", "learner.entropy_coeff"},
+      {"kl_coef", "learner.kl_loss_coef"},
+      {"init_kl_coef", "learner.kl_loss_coef"},
+      {"use_kl_loss", "learner.kl_loss_coef"},
+      {"beta", "learner.kl_loss_coef"},
+      {"lora_rank", "learner.lora.rank"},
+      {"lora_alpha", "learner.lora.alpha"},
+      {"target_modules", "learner.lora.targets"},
+      {"enable_gradient_checkpointing", "learner.gradient_checkpointing"},
+      {"filter_groups.enable", "algorithm.filter_groups"},
+      {"overlong_buffer.len", "algorithm.overlong_buffer"},
+      {"overlong_buffer.penalty_factor", "algorithm.overlong_penalty"},
       {"entropy_loss_coef", "learner.entropy_coeff"},
       {"num_iterations", "learner.ppo_epochs"},
       {"max_epochs", "learner.ppo_epochs"},
@@ -97,10 +108,11 @@ const std::map<std::string, std::string>& aliases() {
 
 /// Names for something that does not exist here.
 const std::map<std::string, std::string>& absent() {
-  static const std::string kNoKl = "; there is no KL term here, so nothing takes its place";
+  static const std::string kNoKl =
+      "; there is no KL term in the reward here; learner.kl_loss_coef is a term of the loss";
   static const std::map<std::string, std::string> all = {
-      {"kl_coef", kNoKl},      {"kl_loss_coef", kNoKl}, {"init_kl_coef", kNoKl},
-      {"kl_loss_type", kNoKl}, {"use_kl_loss", kNoKl},  {"use_kl_in_reward", kNoKl},
+      {"use_kl_in_reward", kNoKl},
+      {"kl_ctrl.kl_coef", kNoKl},
   };
   return all;
 }

@@ -15,10 +15,12 @@ const Choices kValues = {"auto", "leaf", "hierarchical", "entropy"};
 const Choices kBaselines = {"auto", "loo", "mean", "parent"};
 const Choices kSigmas = {"auto", "off", "prompt", "batch", "parent"};
 const Choices kSteps = {"auto", "segment", "turn"};
-// A new loss is added here and in learner/loss.cc.
-const Choices kLosses = {"ppo_clip", "grpo"};
-const Choices kLossAggregations = {"seq-mean-token-sum", "seq-mean-token-mean", "token-mean",
-                                   "token-sum"};
+const Choices kLosses = {ESPALIER_LOSS_NAMES};
+const Choices kLossAggregations = {"auto",       "seq-mean-token-sum", "seq-mean-token-mean",
+                                   "token-mean", "token-sum",          "seq-mean-token-sum-norm"};
+const Choices kDivergences = {"k1", "k2", "k3"};
+const Choices kFilters = {"none", "prompt", "fork"};
+const Choices kLearnerTypes = {"float32", "bfloat16"};
 const Choices kBudgetUnits = {"generated_tokens",
                               "prefill_tokens",
                               "cached_prefill_tokens",
@@ -133,6 +135,13 @@ std::vector<Key> algorithm_keys() {
       {KEY(algorithm.adv_estimator), kEstimators,
        "How episodes are credited (docs/estimators.md); switches left at auto below are each "
        "one's published form"},
+      {KEY(algorithm.filter_groups), kFilters,
+       "Leave out what has no spread of rewards: nothing, prompts, or siblings of a branching too"},
+      {KEY(algorithm.overlong_length), between(0, 1e9),
+       "Action tokens of an episode from which the whole length penalty counts; 0: no penalty"},
+      {KEY(algorithm.overlong_buffer), between(0, 1e9),
+       "Tokens before overlong_length over which the penalty grows"},
+      {KEY(algorithm.overlong_penalty), between(0, 1e6), "The whole length penalty"},
       {KEY(algorithm.tree.fork_rule), kForkRules, "Where episodes branch (docs/estimators.md)"},
       {KEY(algorithm.tree.branches), between(2, 1024), "Children at a branching (K)"},
       {KEY(algorithm.tree.branches_hard), between(0, 1024),
@@ -185,14 +194,29 @@ std::vector<Key> algorithm_keys() {
 
 std::vector<Key> learner_keys() {
   return {
-      {KEY(learner.loss), kLosses, "Policy loss"},
-      {KEY(learner.clip_ratio_low), between(0, 1), "Clip of the probability ratio, below 1"},
-      {KEY(learner.clip_ratio_high), between(0, 100), "Clip of the probability ratio, above 1"},
-      {KEY(learner.clip_ratio_c), between(0, 1e6), "Dual clip of ppo_clip: 0 (off) or more than 1"},
+      {KEY(learner.loss), kLosses,
+       "Policy loss (docs/learner.md); keys left at auto or -1 below are its published form"},
+      {KEY(learner.clip_ratio_low), between(-1, 1),
+       "Clip of the probability ratio, below 1; -1: the loss's own"},
+      {KEY(learner.clip_ratio_high), between(-1, 100),
+       "Clip of the probability ratio, above 1; -1: the loss's own"},
+      {KEY(learner.clip_ratio_c), between(-1, 1e6),
+       "Dual clip: 0 (off), more than 1, or -1 (the loss's own: 3 of ppo_clip, else off)"},
+      {KEY(learner.sapo_tau_pos), above_zero(1000), "sapo: steepness of the gate, A > 0"},
+      {KEY(learner.sapo_tau_neg), above_zero(1000), "sapo: steepness of the gate, A < 0"},
       {KEY(learner.rollout_is_threshold), between(0, 1e6),
        "Cap of the importance weights between sampler and learner, per token; 0: off"},
       {KEY(learner.loss_agg_mode), kLossAggregations, "How token losses become one number"},
+      {KEY(learner.loss_scale_factor), between(0, 1e9),
+       "Divisor of seq-mean-token-sum-norm; 0: the context's length"},
       {KEY(learner.entropy_coeff), between(0, 100), "Weight of the entropy bonus"},
+      {KEY(learner.kl_loss_coef), between(0, 100),
+       "Weight of the divergence from the policy that RL started from; 0: off"},
+      {KEY(learner.kl_loss_type), kDivergences,
+       "Its estimate: k1, k2 (whose gradient is the KL's) or k3"},
+      {KEY(learner.sft_coef), between(0, 1e6),
+       "Weight of cloning demonstrations beside RL (sft.episodes of them); 0: off"},
+      {KEY(learner.sft_batch_size), between(1, 65536), "Demonstrations an update of RL clones"},
       {KEY(learner.ppo_epochs), between(1, 1000), "Passes over a step's trees"},
       {KEY(learner.ppo_mini_batch_size), between(0, 65536), "Trees an update; 0: the whole batch"},
       {KEY(learner.ppo_max_token_len_per_gpu), between(16, 1e9), "Packed tokens a micro-batch"},
@@ -207,6 +231,14 @@ std::vector<Key> learner_keys() {
        "Threads of the learner; 0: one a core. Equal runs need an equal number"},
       {KEY(learner.packing), kPackings,
        "Compute each token of a tree once, or each path by itself"},
+      {KEY(learner.dtype), kLearnerTypes,
+       "Type of forward and backward passes; the weights that are updated are float32"},
+      {KEY(learner.gradient_checkpointing),
+       {},
+       "Compute a layer again in the backward pass in place of keeping its activations"},
+      {KEY(learner.lora.rank), between(0, 65536), "Rank of the adapters; 0: train all weights"},
+      {KEY(learner.lora.alpha), above_zero(1e6), "Their scale is alpha / rank"},
+      {KEY(learner.lora.targets), kProjections, "Projections that have one"},
       {KEY(learner.optim.lr), between(0, 100), "Learning rate after warm-up"},
       {KEY(learner.optim.lr_warmup_steps), between(0, 1e9), "Updates of linear warm-up"},
       {KEY(learner.optim.lr_scheduler), kSchedulers, "Course of the learning rate after warm-up"},
@@ -312,6 +344,7 @@ const std::vector<Section>& sections() {
       {"algorithm.tree", "where episodes branch, and the estimators' switches"},
       {"algorithm.tree.selector", "the external model of meta_agent"},
       {"learner", "how weights are updated"},
+      {"learner.lora", "low-rank adapters (LoRA)"},
       {"learner.optim", "AdamW"},
       {"sft", "the warm start: cloning of oracle episodes"},
       {"sft.optim", "AdamW of the warm start"},

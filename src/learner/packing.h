@@ -29,8 +29,18 @@ struct Edges {
   std::vector<double> s_plus, s_minus;
   std::vector<double> share;   // part of its tree's edge that this copy stands for; 1 when packed
   std::vector<double> weight;  // ω of its node, 1 without estimates, times share
-  std::vector<int> tree;       // index in the list given to pack()
+  std::vector<double> inverse_length;  // mean of 1/T over its node's leaves, weighed by their ω;
+                                       // T: edges of the path to the leaf
+  std::vector<int> tree;               // index in the list given to pack()
   size_t size() const { return state.size(); }
+};
+
+/// Root-to-leaf paths, for losses over whole sequences: a pair an edge and a path through it.
+struct Paths {
+  int64_t count = 0;
+  std::vector<int64_t> edge, path;
+  std::vector<double> credit;  // the path's leaf's coefficient at the edge, its weight included
+  std::vector<double> share;   // part of the edge (as it stands here) that the path is
 };
 
 /// One micro-batch.
@@ -39,6 +49,7 @@ struct Packed {
   std::vector<int64_t> positions;  // depth on the path, from 0
   std::vector<Segment> segments;   // depth first, one tree after another
   Edges edges;
+  Paths paths;  // with PackOptions::with_paths
 };
 
 enum class Packing {
@@ -52,13 +63,15 @@ struct PackOptions {
   /// The recorded log-probs and the estimator's weights are wanted. Not so for behaviour cloning,
   /// whose edges all weigh the same.
   bool with_estimates = true;
+  bool with_paths = false;  // needs the estimator's leaf credits
 };
 
 /// Micro-batches in the trees' order. Whole trees (paths, when linear) are put together up to
 /// max_tokens; a single one above it is a micro-batch of its own. In the linear packing each of the
 /// |L(n)| copies of node n's edges carries 1/|L(n)| of S⁺, S⁻ and of the edge, so that the
-/// objective is the same function of the parameters. Errors: Error naming the tree and node when
-/// the prompt is empty or a node's columns differ in length.
+/// objective is the same function of the parameters. A filtered node (tree/shaping.h) is context:
+/// its S⁺, S⁻ and ω count as 0. Errors: Error naming the tree and node when the prompt is empty, a
+/// node's columns differ in length, or leaf credits that are wanted are missing.
 std::vector<Packed> pack(const std::vector<const tree::Tree*>& trees, const PackOptions& options);
 
 /// Tokens of all root-to-leaf paths: what the linear packing computes.
@@ -69,13 +82,18 @@ uint64_t linear_tokens(const tree::Tree& tree);
 ///   token-sum            1
 ///   token-mean           1 / Σ ω over the edges of the update
 ///   seq-mean-token-sum   1 / trees
-///   seq-mean-token-mean  1 / (trees · Σ ω over the edges of its tree)
-/// A tree is the sequence here. S⁺ and S⁻ hold the estimator's weights ω, which sum to one over a
-/// tree's branches: so without forks a tree's token sum is the mean over its episodes, and
-/// token-mean is the mean over all tokens, as both are defined for linear rollouts. Edges whose
-/// leaves have no reward (ω = 0) count nowhere. Errors: ConfigError.
-std::vector<std::vector<double>> aggregation_factors(const std::string& loss_agg_mode,
-                                                     const std::vector<Packed>& batches,
-                                                     size_t trees);
+///   seq-mean-token-mean  inverse_length / trees
+///   seq-mean-token-sum-norm  1 / (trees · scale_factor)
+/// A tree's episodes are the sequences. S⁺ and S⁻ hold the estimator's weights ω, which sum to one
+/// over a tree's branches: so without forks each mode is what it is for linear rollouts, with the
+/// mean over a tree's episodes. Edges whose leaves have no reward (ω = 0) count nowhere. Errors:
+/// ConfigError.
+struct Aggregation {
+  std::string loss_agg_mode = "token-mean";
+  size_t trees = 1;
+  double scale_factor = 1;
+};
+std::vector<std::vector<double>> aggregation_factors(const Aggregation& aggregation,
+                                                     const std::vector<Packed>& batches);
 
 }  // namespace espalier::learner

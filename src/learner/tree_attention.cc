@@ -147,10 +147,53 @@ void merge(at::Tensor& out, at::Tensor& lse, const GroupTensors& group, const at
   lse.index_copy_(0, group.query_tokens, after);
 }
 
+/// [n, heads, ...] ↔ [1, heads, n, ...].
+at::Tensor heads_first(const at::Tensor& x) { return x.transpose(0, 1).unsqueeze(0); }
+at::Tensor tokens_first(const at::Tensor& x) { return x.squeeze(0).transpose(0, 1); }
+
+/// All of q against one unit above.
+PieceInputs path_inputs(const at::Tensor& q, const PathKv& past) {
+  PieceInputs piece;
+  piece.q = heads_first(q);
+  piece.k = heads_first(past.k);
+  piece.v = heads_first(past.v);
+  return piece;
+}
+
+void attend_to_path(const at::Tensor& q, const PathContext& path, bool fused, at::Tensor& out,
+                    at::Tensor& lse) {
+  for (const PathKvPtr& past : path.past) {
+    const PieceInputs inputs = path_inputs(q, *past);
+    const PieceResult piece = fused ? fused_forward(inputs) : plain_forward(inputs);
+    const at::Tensor piece_lse = tokens_first(piece.lse);
+    const at::Tensor after = at::logaddexp(lse, piece_lse);
+    out.mul_(at::exp(lse - after).unsqueeze(-1));
+    out.addcmul_(tokens_first(piece.out).to(out.scalar_type()),
+                 at::exp(piece_lse - after).unsqueeze(-1));
+    lse = after;
+  }
+}
+
+void add_to(at::Tensor& sum, const at::Tensor& values, at::ScalarType type) {
+  sum = sum.defined() ? sum.add_(values.to(type)) : values.to(type).contiguous();
+}
+
+void path_backward(const at::Tensor& q, const PathContext& path, bool fused,
+                   const PieceResult& merged, const at::Tensor& grad, at::Tensor& dq) {
+  for (const PathKvPtr& past : path.past) {
+    const PieceInputs inputs = path_inputs(q, *past);
+    const PieceGradients part =
+        fused ? fused_backward(inputs, merged, grad) : plain_backward(inputs, merged, grad);
+    dq.add_(tokens_first(part.q).to(dq.scalar_type()));
+    add_to(past->dk, tokens_first(part.k), dq.scalar_type());
+    add_to(past->dv, tokens_first(part.v), dq.scalar_type());
+  }
+}
+
 struct TreeAttentionFunction : torch::autograd::Function<TreeAttentionFunction> {
   static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& q,
                             const at::Tensor& k, const at::Tensor& v,
-                            const AttentionLayoutPtr& layout) {
+                            const AttentionLayoutPtr& layout, const PathContextPtr& path) {
     const auto type = wide(q.scalar_type());
     at::Tensor out = at::zeros(q.sizes(), q.options().dtype(type));
     at::Tensor lse = at::zeros({q.size(0), q.size(1)}, q.options().dtype(type));
@@ -160,6 +203,12 @@ struct TreeAttentionFunction : torch::autograd::Function<TreeAttentionFunction> 
       const PieceResult result = fused ? fused_forward(piece) : plain_forward(piece);
       merge(out, lse, group, scatter(result.out, group.query_slots, type),
             scatter(result.lse, group.query_slots, type));
+    }
+    if (path) {
+      attend_to_path(q, *path, fused, out, lse);
+      path->own->k = k.detach();
+      path->own->v = v.detach();
+      context->saved_data["path"] = c10::IValue::make_capsule(path);
     }
     out = out.to(q.scalar_type());
     context->save_for_backward({q, k, v, out, lse});
@@ -190,8 +239,17 @@ struct TreeAttentionFunction : torch::autograd::Function<TreeAttentionFunction> 
       accumulate(dk, group.key_tokens, scatter(part.k, group.key_slots, type));
       accumulate(dv, group.key_tokens, scatter(part.v, group.key_slots, type));
     }
+    if (const auto found = context->saved_data.find("path"); found != context->saved_data.end()) {
+      const auto path = c10::static_intrusive_pointer_cast<PathContext>(found->second.toCapsule());
+      path_backward(q, *path, fused, {heads_first(out), heads_first(lse)}, heads_first(grads[0]),
+                    dq);
+      if (path->own->dk.defined()) {
+        dk.add_(path->own->dk);
+        dv.add_(path->own->dv);
+      }
+    }
     const auto narrow = q.scalar_type();
-    return {dq.to(narrow), dk.to(narrow), dv.to(narrow), at::Tensor()};
+    return {dq.to(narrow), dk.to(narrow), dv.to(narrow), at::Tensor(), at::Tensor()};
   }
 };
 
@@ -236,11 +294,11 @@ AttentionLayoutPtr make_layout(const AttentionPlan& plan, at::Device device,
 }
 
 at::Tensor tree_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                          const AttentionLayoutPtr& layout) {
+                          const AttentionLayoutPtr& layout, const PathContextPtr& path) {
   const int64_t repeat = q.size(1) / k.size(1);
-  if (repeat == 1) return TreeAttentionFunction::apply(q, k, v, layout);
+  if (repeat == 1) return TreeAttentionFunction::apply(q, k, v, layout, path);
   return TreeAttentionFunction::apply(q, k.repeat_interleave(repeat, 1),
-                                      v.repeat_interleave(repeat, 1), layout);
+                                      v.repeat_interleave(repeat, 1), layout, path);
 }
 
 }  // namespace espalier::learner

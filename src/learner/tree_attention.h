@@ -41,11 +41,26 @@ using AttentionLayoutPtr = c10::intrusive_ptr<AttentionLayout>;
 AttentionLayoutPtr make_layout(const AttentionPlan& plan, at::Device device,
                                AttentionKernels kernels = AttentionKernels::automatic);
 
+/// Keys and values of a walk's unit in one layer, and the gradient that its descendants have
+/// added up.
+struct PathKv : torch::CustomClassHolder {
+  at::Tensor k, v;    // [tokens, heads, head_dim]
+  at::Tensor dk, dv;  // float32 (float64); undefined: none yet
+};
+using PathKvPtr = c10::intrusive_ptr<PathKv>;
+
+/// What a unit of a walk (walk_plan.h) sees besides its own tokens, in one layer.
+struct PathContext : torch::CustomClassHolder {
+  std::vector<PathKvPtr> past;  // of the units above: every token attends to all of theirs
+  PathKvPtr own;                // filled in the forward pass, added in the backward pass
+};
+using PathContextPtr = c10::intrusive_ptr<PathContext>;
+
 /// q [N, heads, head_dim], k and v [N, kv_heads, head_dim] of one dtype (float64, float32,
 /// bfloat16), heads a multiple of kv_heads → [N, heads, head_dim]. Differentiable once. Gradients
 /// of keys and values are accumulated in float32 (float64 for float64). Deterministic on the CPU
-/// for a fixed number of threads.
+/// for a fixed number of threads. With a `path` the backward pass adds to its units' dk and dv.
 at::Tensor tree_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                          const AttentionLayoutPtr& layout);
+                          const AttentionLayoutPtr& layout, const PathContextPtr& path = {});
 
 }  // namespace espalier::learner

@@ -53,7 +53,11 @@ struct Layer {
 
   const at::Tensor& tensor(const char* name) const { return weights.at(prefix + name); }
   at::Tensor linear(const at::Tensor& x, const char* name) const {
-    return at::linear(x, tensor(name));
+    const at::Tensor y = at::linear(x, tensor(name));
+    const auto found = weights.adapters.find(prefix + name);
+    if (found == weights.adapters.end()) return y;
+    const Weights::Adapter& adapter = found->second;
+    return y + at::linear(at::linear(x, adapter.a), adapter.b) * adapter.scale;
   }
   at::Tensor norm(const at::Tensor& x, const char* name) const {
     return rms_norm(x, tensor(name), weights.shape.rms_norm_eps);
@@ -83,20 +87,27 @@ struct Layer {
     const at::Tensor gate = at::silu(linear(x, "mlp.gate_proj.weight"));
     return linear(gate * linear(x, "mlp.up_proj.weight"), "mlp.down_proj.weight");
   }
+
+  at::Tensor operator()(const at::Tensor& x, const Rotation& rotation,
+                        const Attention& attention) const {
+    const at::Tensor hidden = x + attend(norm(x, "input_layernorm.weight"), rotation, attention);
+    return hidden + feed_forward(norm(hidden, "post_attention_layernorm.weight"));
+  }
 };
 
 }  // namespace
 
 at::Tensor forward_hidden(const Weights& weights, const at::Tensor& tokens,
-                          const at::Tensor& positions, const Attention& attention) {
+                          const at::Tensor& positions, const Attention& attention,
+                          const LayerRunner& run) {
   const ModelShape& shape = weights.shape;
   at::Tensor hidden = at::embedding(weights.at("model.embed_tokens.weight"), tokens);
   const Rotation rotation = make_rotation(shape, positions, hidden.scalar_type());
   for (int index = 0; index < shape.num_hidden_layers; ++index) {
-    const Layer layer{weights, index};
-    hidden =
-        hidden + layer.attend(layer.norm(hidden, "input_layernorm.weight"), rotation, attention);
-    hidden = hidden + layer.feed_forward(layer.norm(hidden, "post_attention_layernorm.weight"));
+    const auto layer = [&weights, index, rotation, attention](const at::Tensor& x) {
+      return Layer{weights, index}(x, rotation, attention);
+    };
+    hidden = run ? run(layer, hidden) : layer(hidden);
   }
   return rms_norm(hidden, weights.at("model.norm.weight"), shape.rms_norm_eps);
 }

@@ -16,10 +16,16 @@ namespace espalier::policy {
 using Attention = std::function<at::Tensor(int layer, const at::Tensor& q, const at::Tensor& k,
                                            const at::Tensor& v)>;
 
+/// One layer, hidden [N, hidden] → [N, hidden]; borrows the weights.
+using LayerFunction = std::function<at::Tensor(const at::Tensor&)>;
+/// Calls a layer in its own way: to compute it again in the backward pass, for one.
+using LayerRunner = std::function<at::Tensor(const LayerFunction& layer, const at::Tensor& hidden)>;
+
 /// tokens [N] int64, positions [N] int64 (depth on the path) → final hidden states after the last
-/// norm [N, hidden]. Differentiable when the weights require gradients.
+/// norm [N, hidden]. Differentiable when the weights require gradients. `run` may be empty.
 at::Tensor forward_hidden(const Weights& weights, const at::Tensor& tokens,
-                          const at::Tensor& positions, const Attention& attention);
+                          const at::Tensor& positions, const Attention& attention,
+                          const LayerRunner& run = {});
 
 /// hidden [M, hidden] → logits [M, vocab].
 at::Tensor lm_head(const Weights& weights, const at::Tensor& hidden);

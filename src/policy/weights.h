@@ -18,11 +18,18 @@ namespace espalier::policy {
 /// Hugging Face files. Thread contract: immutable once published; tensors are shared by reference.
 class Weights {
  public:
+  /// Low-rank addition to a linear weight (Hu et al. 2021): W + scale · b · a.
+  struct Adapter {
+    at::Tensor a, b;  // [rank, in], [out, rank]
+    double scale = 1;
+  };
+
   ModelShape shape;
   std::map<std::string, at::Tensor> tensors;
+  std::map<std::string, Adapter> adapters;  // by the weight's name; only while training
 
   const at::Tensor& at(const std::string& name) const;  // PolicyError when missing
-  /// Deep copy without gradients, of the same or another dtype/device.
+  /// Deep copy of the tensors without gradients, of the same or another dtype/device.
   std::shared_ptr<Weights> clone(std::optional<at::ScalarType> dtype = std::nullopt,
                                  std::optional<at::Device> device = std::nullopt) const;
 };

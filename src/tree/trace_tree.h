@@ -86,6 +86,10 @@ struct Node {
   double weight = 0;     // ω(n)
   double s_plus = 0;     // Σ of positive leaf coefficients × weight: multiplies min(r, 1+ε_hi)
   double s_minus = 0;    // Σ of negative ones: multiplies max(r, 1−ε_lo)
+  // The coefficients themselves, of the valid leaves below in depth-first order; not stored, as
+  // they can be estimated again.
+  std::vector<double> leaf_credits;
+  bool filtered = false;  // left out of training (shaping.h); not stored
 };
 
 struct Tree {

@@ -207,6 +207,7 @@ TEST(UnknownKey, NamesOfOtherTrainersLeadToOurs) {
       {"learner.clip_ratio_hihg", "learner.clip_ratio_high"},
       {"test_freq", "trainer.test_freq"},
       {"output_dir", "run_dir"},
+      {"actor_rollout_ref.actor.use_kl_loss", "learner.kl_loss_coef"},
   };
   for (const auto& [unknown, known] : cases) {
     EXPECT_THAT(
@@ -224,9 +225,10 @@ TEST(UnknownKey, NestedSectionsOfOtherTrainersAreReadToTheirLeaves) {
 }
 
 TEST(UnknownKey, WhatDoesNotExistHereIsSaidSo) {
-  for (const char* name : {"kl_coef", "algorithm.kl_ctrl.kl_coef", "learner.use_kl_loss"}) {
-    EXPECT_THAT(override_error(std::string(name) + "=0"),
-                AllOf(HasSubstr("there is no KL term here"), Not(HasSubstr("did you mean"))));
+  for (const char* name : {"algorithm.kl_ctrl.kl_coef", "algorithm.use_kl_in_reward"}) {
+    EXPECT_THAT(
+        override_error(std::string(name) + "=0"),
+        AllOf(HasSubstr("there is no KL term in the reward here"), Not(HasSubstr("did you mean"))));
   }
 }
 
@@ -478,6 +480,9 @@ TEST(Conflicts, EstimatorsNeedSomethingToCompare) {
 TEST(Conflicts, OddOnesOut) {
   EXPECT_THAT(override_error("rollout.top_k=0"), HasSubstr("allowed: -1 (all), or 1 and more"));
   EXPECT_THAT(override_error("learner.clip_ratio_c=0.5"), HasSubstr("allowed: 0 (off)"));
+  EXPECT_THAT(override_error("learner.clip_ratio_low=-0.5"), HasSubstr("negative"));
+  EXPECT_THAT(override_error("algorithm.overlong_buffer=5"), HasSubstr("longer than"));
+  EXPECT_NE(error_of("{sft: {episodes: 0}, learner: {sft_coef: 0.1}}"), "");
   EXPECT_EQ(override_error("learner.clip_ratio_c=0"), "");
   for (const char* name : {"", "a/b", ".."}) {
     EXPECT_THAT(override_error("name=" + std::string(name)), HasSubstr("cannot name a folder"));

@@ -231,22 +231,5 @@ TEST(Learner, BehaviourCloningLearnsToCopy) {
   EXPECT_LT(last, 0.1 * first);
 }
 
-TEST(Bench, CountsTokensOfBothPackings) {
-  LearnerBench bench;
-  bench.trees = 1;
-  bench.roots = 2;
-  bench.turns = 4;
-  bench.repetitions = 1;
-  const LearnerFigures figures = bench_learner(test::small_model(at::kFloat, false), bench);
-  // prompt + per root: a trunk of 2 turns and the observation after it, then 2 branches.
-  const uint64_t trunk = 12 + 24 + 12 + 24, branch = 12 + 24 + 12;
-  EXPECT_EQ(figures.tokens_packed, 64 + 2 * (trunk + 2 * branch));
-  EXPECT_EQ(figures.tokens_linear, 4 * (64 + trunk + branch));
-  EXPECT_GT(figures.packed_ms, 0);
-  EXPECT_GT(figures.packed_tokens_per_s, 0);
-  bench.roots = 0;
-  EXPECT_THROW(bench_learner(test::small_model(at::kFloat, false), bench), common::ConfigError);
-}
-
 }  // namespace
 }  // namespace espalier::learner

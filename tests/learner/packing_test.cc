@@ -136,7 +136,7 @@ TEST(Packing, RefusesWhatCannotBeTrainedOn) {
 /// Σ factor · S over all edges, S⁺ + S⁻ being the gradient's coefficient at ratio 1.
 double aggregated(const std::string& mode, const std::vector<tree::Tree>& trees) {
   const std::vector<Packed> batches = pack(pointers(trees), {});
-  const auto factors = aggregation_factors(mode, batches, trees.size());
+  const auto factors = aggregation_factors({mode, trees.size(), 64}, batches);
   double total = 0;
   for (size_t b = 0; b < batches.size(); ++b) {
     const Edges& edges = batches[b].edges;
@@ -164,12 +164,14 @@ TEST(Packing, WithoutForksTheModesAreTheLinearOnes) {
   const double token_sum = 1 * 1 - 2 * 2 + 3 * 1;  // of a prompt's episodes
   EXPECT_NEAR(aggregated("token-mean", trees), token_sum / 6, 1e-12);
   EXPECT_NEAR(aggregated("seq-mean-token-sum", trees), token_sum / 3, 1e-12);
-  EXPECT_NEAR(aggregated("seq-mean-token-mean", trees), token_sum / 6, 1e-12);
+  EXPECT_NEAR(aggregated("seq-mean-token-mean", trees), (1.0 - 2.0 + 1.0) / 3, 1e-12);
+  EXPECT_NEAR(aggregated("seq-mean-token-sum-norm", trees), token_sum / 3 / 64, 1e-12);
   // A failed episode (no reward: ω, S⁺ and S⁻ are 0) changes nothing.
   std::vector<tree::Tree> failed = trees;
   failed[0].nodes.push_back(node(-1, {}, {7, 7, 7, 7}));
   failed[0].nodes.back().s_plus = failed[0].nodes.back().s_minus = 0;
-  for (const char* mode : {"token-mean", "seq-mean-token-sum", "seq-mean-token-mean", "token-sum"})
+  for (const char* mode : {"token-mean", "seq-mean-token-sum", "seq-mean-token-mean", "token-sum",
+                           "seq-mean-token-sum-norm"})
     EXPECT_EQ(aggregated(mode, failed), aggregated(mode, trees)) << mode;
   for (tree::Node& episode : tree.nodes) episode.weight = episode.s_plus = episode.s_minus = 0;
   for (const char* mode : {"token-mean", "seq-mean-token-mean"})
@@ -178,15 +180,15 @@ TEST(Packing, WithoutForksTheModesAreTheLinearOnes) {
 
 TEST(Packing, AggregationIsTheSameInBothPackings) {
   const std::vector<tree::Tree> trees = TreeMaker(3, {}).make(4);
-  for (const std::string mode :
-       {"token-mean", "token-sum", "seq-mean-token-sum", "seq-mean-token-mean"}) {
+  for (const std::string mode : {"token-mean", "token-sum", "seq-mean-token-sum",
+                                 "seq-mean-token-mean", "seq-mean-token-sum-norm"}) {
     std::vector<double> totals;
     for (Packing packing : {Packing::packed, Packing::linear}) {
       PackOptions options;
       options.packing = packing;
       options.max_tokens = 40;
       const std::vector<Packed> batches = pack(pointers(trees), options);
-      const auto factors = aggregation_factors(mode, batches, trees.size());
+      const auto factors = aggregation_factors({mode, trees.size(), 64}, batches);
       double total = 0;
       for (size_t b = 0; b < batches.size(); ++b) {
         for (size_t e = 0; e < batches[b].edges.size(); ++e)
@@ -195,12 +197,59 @@ TEST(Packing, AggregationIsTheSameInBothPackings) {
       totals.push_back(total);
     }
     EXPECT_NEAR(totals[0], totals[1], 1e-9) << mode;
-    if (mode.ends_with("mean")) {
+    if (mode == "token-mean") {
       EXPECT_NEAR(totals[0], 1.0, 1e-9) << mode;
     }
   }
-  EXPECT_THROW(aggregation_factors("mean", pack(pointers(trees), {}), trees.size()),
+  EXPECT_THROW(aggregation_factors({"mean", trees.size()}, pack(pointers(trees), {})),
                common::ConfigError);
+}
+
+/// Behind a branching an edge counts 1/T of each path through it.
+TEST(Packing, LengthsOfABranchedTree) {
+  tree::Tree tree = forked_tree();
+  tree.nodes[0].weight = 0.5;
+  tree.nodes[1].weight = 0.5;
+  tree.nodes[2].weight = tree.nodes[3].weight = 0.25;
+  const Packed packed = pack({&tree}, {}).at(0);
+  const double shared = (1.0 / 3 + 1.0 / 2) / 2;  // paths of 1 + 2 and 1 + 1 tokens
+  EXPECT_THAT(packed.edges.inverse_length,
+              ElementsAre(0.5, 0.5, shared, 1.0 / 3, 1.0 / 3, 1.0 / 2));
+}
+
+TEST(Packing, PathsPairEdgesWithTheLeavesBelow) {
+  tree::Tree tree = forked_tree();
+  for (tree::Node& n : tree.nodes) n.weight = 0.25;
+  tree.nodes[0].weight = 0;  // its episode failed
+  tree.nodes[1].leaf_credits = {0.5, -0.25};
+  tree.nodes[2].leaf_credits = {1};
+  tree.nodes[3].leaf_credits = {-2};
+  PackOptions options;
+  options.with_paths = true;
+  const Packed packed = pack({&tree}, options).at(0);
+  EXPECT_EQ(packed.paths.count, 2);
+  EXPECT_THAT(packed.paths.edge, ElementsAre(2, 3, 4, 2, 5));
+  EXPECT_THAT(packed.paths.path, ElementsAre(0, 0, 0, 1, 1));
+  EXPECT_THAT(packed.paths.credit, ElementsAre(0.5, 1, 1, -0.25, -2));
+  EXPECT_THAT(packed.paths.share, ElementsAre(0.5, 1, 1, 0.5, 1));
+  options.packing = Packing::linear;
+  const Packed linear = pack({&tree}, options).at(0);
+  EXPECT_EQ(linear.paths.count, 2);
+  EXPECT_THAT(linear.paths.edge, ElementsAre(2, 3, 4, 5, 6));
+  EXPECT_THAT(linear.paths.credit, ElementsAre(0.5, 1, 1, -0.25, -2));
+  EXPECT_THAT(linear.paths.share, ElementsAre(1, 1, 1, 1, 1));
+  tree.nodes[1].leaf_credits.clear();
+  EXPECT_THROW(pack({&tree}, options), common::Error);
+}
+
+TEST(Packing, FilteredNodesAreContext) {
+  tree::Tree tree = forked_tree();
+  for (tree::Node& n : tree.nodes) n.weight = 1;
+  tree.nodes[2].filtered = true;
+  const Packed packed = pack({&tree}, {}).at(0);
+  EXPECT_EQ(packed.tokens.size(), 10u);
+  EXPECT_THAT(packed.edges.weight, ElementsAre(1, 1, 1, 0, 0, 1));
+  EXPECT_THAT(packed.edges.s_plus, ElementsAre(0.5, 0.5, 0.5, 0, 0, 0.5));
 }
 
 /// Whether token k is q itself or before it on its path, by positions and segments.

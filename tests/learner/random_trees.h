@@ -9,6 +9,7 @@
 #include "common/rng.h"
 #include "learner/packing.h"
 #include "policy/weights.h"
+#include "tree/advantage.h"
 #include "tree/trace_tree.h"
 
 namespace espalier::learner::test {
@@ -86,6 +87,19 @@ class TreeMaker {
   RandomTreeOptions options_;
   common::Rng rng_;
 };
+
+/// Rewards at random (some leaves failed) and estimates from them.
+inline void estimate(std::vector<tree::Tree>& trees, const std::string& estimator, uint64_t seed) {
+  common::Rng rng(common::derive_key(seed, "test", "rewards"));
+  for (tree::Tree& tree : trees) {
+    for (int leaf : tree.leaves()) {
+      tree::Node& node = tree.nodes[static_cast<size_t>(leaf)];
+      node.reward.reset();
+      if (rng.uniform() < 0.9) node.reward = rng.uniform() < 0.5 ? 0.0 : rng.uniform();
+    }
+  }
+  tree::make_estimator(estimator, {})->estimate(trees);
+}
 
 inline std::vector<const tree::Tree*> pointers(const std::vector<tree::Tree>& trees) {
   std::vector<const tree::Tree*> list;

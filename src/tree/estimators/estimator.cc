@@ -193,6 +193,7 @@ void Estimator::finish(const TreeView& view, const Batch& batch, const Credits& 
   for (size_t i = 0; i < tree.nodes.size(); ++i) {
     Node& node = tree.nodes[i];
     node.value = node.advantage = node.weight = node.s_plus = node.s_minus = 0.0;
+    node.leaf_credits.clear();
     if (!view.valid[i]) continue;
     const int n = static_cast<int>(i);
     const double seen_from_here = std::pow(options.gamma, -node.turn);
@@ -204,17 +205,22 @@ void Estimator::finish(const TreeView& view, const Batch& batch, const Credits& 
       const double leaf = credits.leaf.empty() ? 0.0 : credits.leaf[static_cast<size_t>(l)];
       return seen_from_here * ((leaf + own) / divide_by);
     };
+    auto share = [&](int l) {  // of ω, that leaf l stands for
+      return weight == Weight::visitation ? visit[view.leaves[static_cast<size_t>(l)]]
+                                          : node.weight / view.leaf_count(n);
+    };
     if (credits.leaf.empty() || view.leaf_count(n) == 1) {
       node.advantage = advantage(view.first_leaf[i]);
       node.s_plus = std::max(node.weight * node.advantage, 0.0);
       node.s_minus = std::min(node.weight * node.advantage, 0.0);
+      for (int l = view.first_leaf[i]; l < view.end_leaf[i]; ++l)
+        node.leaf_credits.push_back(share(l) * node.advantage);
       continue;
     }
     for (int l = view.first_leaf[i]; l < view.end_leaf[i]; ++l) {
-      const double a = advantage(l), leaf_visit = visit[view.leaves[static_cast<size_t>(l)]];
-      const double share =
-          weight == Weight::visitation ? leaf_visit : node.weight / view.leaf_count(n);
-      (a > 0 ? node.s_plus : node.s_minus) += share * a;
+      const double a = advantage(l);
+      (a > 0 ? node.s_plus : node.s_minus) += share(l) * a;
+      node.leaf_credits.push_back(share(l) * a);
     }
     node.advantage = (node.s_plus + node.s_minus) / node.weight;
   }
