@@ -12,7 +12,7 @@ namespace espalier::app {
 
 struct LearnerBenchArguments {
   learner::LearnerBench bench;
-  int hidden_size = 256, layers = 4, heads = 4, intermediate_size = 768;
+  int hidden_size = 192, layers = 3, heads = 3, intermediate_size = 576;
   int threads = 1;
   bool one_shape = false;  // only the shape given, not the others beside it
 };

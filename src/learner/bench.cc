@@ -66,11 +66,6 @@ class TreeMaker {
   common::Rng rng_;
 };
 
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
-}
-
 double milliseconds(const std::function<void()>& work) {
   const auto start = std::chrono::steady_clock::now();
   work();
@@ -145,17 +140,16 @@ void check(const LearnerBench& bench) {
   }
 }
 
-/// Median times of two kinds of work that take turns; the first round warms up.
+/// Least times of two kinds of work that take turns; the first round warms up.
 std::pair<double, double> alternate(int repetitions, const std::function<void()>& a,
                                     const std::function<void()>& b) {
-  std::vector<double> times_a, times_b;
+  std::pair<double, double> least;
   for (int i = 0; i <= repetitions; ++i) {
     const double of_a = milliseconds(a), of_b = milliseconds(b);
-    if (i == 0) continue;
-    times_a.push_back(of_a);
-    times_b.push_back(of_b);
+    least.first = i <= 1 ? of_a : std::min(least.first, of_a);
+    least.second = i <= 1 ? of_b : std::min(least.second, of_b);
   }
-  return {median(times_a), median(times_b)};
+  return least;
 }
 
 /// Equal sequences one behind the other, as a batch: one causal call.

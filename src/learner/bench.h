@@ -19,14 +19,15 @@ struct TreeShape {
 
 struct LearnerBench {
   TreeShape shape;
-  int repetitions = 5;
+  int repetitions = 4;
   std::string device = "cpu";
   std::string dtype = "float32";
   uint64_t seed = 1;
 };
 
 /// A step: forward and backward pass of ppo_clip over the whole batch, no micro-batches, gradient
-/// clipping and AdamW. Times are medians; the arms take turns.
+/// clipping and AdamW. The arms take turns, and times are each one's fastest step: what others do
+/// on the machine only adds.
 struct LearnerFigures {
   uint64_t tokens_packed = 0, tokens_linear = 0;
   double packed_ms = 0, linear_ms = 0;
