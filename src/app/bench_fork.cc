@@ -26,6 +26,7 @@ namespace {
 
 using Json = nlohmann::json;
 
+constexpr int kKeptStates = 80;
 constexpr int kForksOfOneParent = 8;  // then a fresh one: as deep as an episode forks
 constexpr int kShareOfEngine = 2;     // an engine's round is a few hundred times as dear
 constexpr auto kRateTime = std::chrono::seconds(3);
@@ -293,14 +294,15 @@ void Measurement::rate() {
   figures_["forks_per_s"]["2"] = forks_per_second(2);
 }
 
-/// What the machine holds for forks in which nothing has run yet: kept for a later branch.
+/// What the machine holds for forks in which nothing has run yet, kept for a later branch: all of
+/// one state, and each of another.
 void Measurement::memory() {
   const auto backend = new_backend();
-  const envs::EnvironmentPtr parent = create(*backend, {});
+  envs::EnvironmentPtr parent = create(*backend, {});
   run(*parent, "x=1; echo $x > f");
   fork(*parent).reset();
   std::vector<envs::EnvironmentPtr> kept;
-  const double before = used_kb();
+  double before = used_kb();
   rounds("memory", bench_.kept, [&](int) { kept.push_back(fork(*parent)); });
   if (kept.empty()) return;
   figures_["kb_per_live_fork"] = (used_kb() - before) / double(kept.size());
@@ -310,6 +312,14 @@ void Measurement::memory() {
     if (run(*child, "echo $x").output != "1\n")
       throw common::SandboxError("bench fork: a kept fork lost its state");
   }
+  kept.clear();
+  before = used_kb();
+  rounds("memory", kKeptStates, [&](int i) {
+    if (i % kForksOfOneParent == 0) kept.push_back(std::exchange(parent, create(*backend, {})));
+    run(*parent, fmt::format("x={}", i));
+    kept.push_back(fork(*parent));
+  });
+  figures_["kb_per_kept_state"] = (used_kb() - before) / kKeptStates;
 }
 
 /// Types a line and waits until the screen shows what it must answer.

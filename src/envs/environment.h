@@ -152,9 +152,10 @@ class Environment {
   virtual void interrupt() {}
 
   /// A second live environment in the same state; both go on independently. To keep a state for
-  /// later forks, keep an environment and run nothing in it. Errors: NotForkable,
-  /// with the reason, when something could not be carried over — the environment itself is then
-  /// unharmed.
+  /// later forks, keep an environment and run nothing in it: of a live fork the further children
+  /// share what is frozen, and take next to nothing until something is done in them. Errors:
+  /// NotForkable, with the reason, when something could not be carried over — the environment
+  /// itself is then unharmed.
   virtual void fork(Completion<Fork> done) = 0;
 
   /// Writes the state down durably (files and shell state by value). Errors: as fork().

@@ -40,7 +40,7 @@ class LiveForking : public std::enable_shared_from_this<LiveForking> {
 
   void begin() {
     if (state_->closed) return cancelled();
-    if (state_->origin) return copy();
+    if (state_->origin) return share();
     freeze(kFreezes);
     if (!answered_) start_early();
   }
@@ -102,6 +102,7 @@ class LiveForking : public std::enable_shared_from_this<LiveForking> {
     }
     state_->next = seed_of_copy(!upper_empty);
     state_->origin = early_ ? early_ : std::make_shared<Origin>(state_->sandbox);
+    state_->origin->rest();
     if (outcome & wire::kRebuilt) state_->origin->rebuilds();
     if (!early_) return copy();
     frozen_ = true;
@@ -124,7 +125,7 @@ class LiveForking : public std::enable_shared_from_this<LiveForking> {
       r.value()->kill(nullptr);
       return copy();
     }
-    deliver(std::move(r.value()));
+    deliver(make_environment(state_->core, std::move(r.value())));
   }
 
   /// By value all is lost but the shell's state; that is right where the shell is all there is.
@@ -150,13 +151,20 @@ class LiveForking : public std::enable_shared_from_this<LiveForking> {
     Sandbox::start_copy(state_->core, state_->next, state_->origin,
                         [self = shared_from_this()](SandboxResult r) {
                           if (!r.ok()) return self->not_copied(r.error());
-                          self->deliver(std::move(r.value()));
+                          self->deliver(make_environment(self->state_->core, std::move(r.value())));
                         });
   }
 
-  void deliver(std::shared_ptr<Sandbox> copy) {
+  /// While it rests the child can rest beside it: the copy is made when one is needed.
+  void share() {
+    auto child = std::make_shared<EnvironmentState>(*state_);
+    child->origin->rest();
+    deliver(std::make_unique<LocalEnvironment>(std::move(child)));
+  }
+
+  void deliver(EnvironmentPtr child) {
     Fork fork;
-    fork.child = make_environment(state_->core, std::move(copy));
+    fork.child = std::move(child);
     fork.kind = state_->origin ? state_->origin->kind() : ForkKind::live;
     fork.duration_us =
         std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - started_).count();
@@ -226,7 +234,7 @@ void awaken(const std::shared_ptr<EnvironmentState>& state, Completion<common::D
           r.value()->kill(nullptr);
           return done(std::make_exception_ptr(common::Cancelled("the environment was closed")));
         }
-        state->sandbox->release();
+        state->origin->leave();
         state->sandbox = std::move(r.value());
         state->origin.reset();
         state->next = {};

@@ -63,7 +63,7 @@ LocalEnvironment::~LocalEnvironment() {
   core->post([state = std::move(state_)] {
     state->closed = true;
     if (state->origin) {
-      state->sandbox->release();  // killed when its copies are gone
+      state->origin->leave();
     } else if (state->sandbox) {
       state->sandbox->kill(nullptr);
     }

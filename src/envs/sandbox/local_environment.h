@@ -14,8 +14,8 @@ namespace espalier::envs::sandbox {
 struct EnvironmentState {
   std::shared_ptr<Core> core;
   std::shared_ptr<Sandbox> sandbox;  // replaced by fork() and by the operation after it
-  // Set from a live fork until the next operation: sandbox is frozen, and all there is to go on
-  // with is copies of its session, started from `next`.
+  // Set while it rests, from a live fork until the next operation: sandbox is frozen, and all there
+  // is to go on with is copies of its session, started from `next`.
   OriginPtr origin;
   SandboxSeed next;
   bool closed = false;

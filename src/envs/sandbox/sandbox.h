@@ -44,9 +44,14 @@ class Origin {
   ForkKind kind() const { return kind_; }
   /// The sandbox has been thawed: it lives on without this.
   void let_go() { sandbox_.reset(); }
+  /// One more environment has nothing but what is frozen. On the reactor's thread, as leave().
+  void rest() { ++resting_; }
+  /// It has a copy of its own or is gone. After the last the frozen session is not needed any more.
+  void leave();
 
  private:
   std::shared_ptr<Sandbox> sandbox_;
+  size_t resting_ = 0;
   ForkKind kind_ = ForkKind::live;
 };
 using OriginPtr = std::shared_ptr<Origin>;

@@ -30,6 +30,10 @@ Origin::~Origin() {
   core->post([sandbox = std::move(sandbox_)] { sandbox->kill(nullptr); });
 }
 
+void Origin::leave() {
+  if (--resting_ == 0) sandbox_->release();
+}
+
 void Sandbox::freeze(Completion<FreezeAnswer> done) {
   if (!broken_.empty()) return done(sandbox_error("fork: " + broken_));
   if (shell_status_) return done(FreezeAnswer{wire::kNotCarried, "the session has ended"});
