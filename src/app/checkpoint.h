@@ -14,7 +14,8 @@
 namespace espalier::app {
 
 /// Everything of a run besides weights and optimizer.
-struct RunState {
+// The analysis takes the self-checks in nlohmann::json's move for something that throws.
+struct RunState {                 // NOLINT(bugprone-exception-escape)
   uint64_t step = 0;              // training steps done
   std::string ledger, fork_rule;  // their save()
   nlohmann::json eval_before;     // figures measured before training

@@ -84,7 +84,7 @@ int free_branch(const fs::path& run, const tree::Tree& tree, int node) {
 fs::path make_directory(const fs::path& run) {
   fs::create_directories(run / kDirectory);
   for (int number = 1;; ++number) {
-    const fs::path directory = run / kDirectory / fmt::format("{:04}", number);
+    fs::path directory = run / kDirectory / fmt::format("{:04}", number);
     std::error_code error;
     if (fs::create_directory(directory, error)) return directory;
     if (error) throw common::StoreError("create '" + directory.string() + "': " + error.message());
@@ -93,7 +93,7 @@ fs::path make_directory(const fs::path& run) {
 
 fs::path checkpoint_of(const CounterfactualArguments& arguments, const RecordedRun& run) {
   if (!arguments.policy.empty()) return arguments.policy;
-  const fs::path newest = newest_checkpoint_path(run.directory);
+  fs::path newest = newest_checkpoint_path(run.directory);
   if (newest.empty())
     throw common::ConfigError("replay: '" + run.directory.root.string() +
                               "' has no checkpoint; say which policy goes on: --policy CHECKPOINT");

@@ -57,7 +57,7 @@ void add_image_option(CLI::App* command, std::string* image, const std::string& 
                    when +
                        "host, a root's directory or tarball, an OCI layout, a docker save "
                        "archive, a Dockerfile")
-      ->transform([](std::string text) {
+      ->transform([](const std::string& text) {
         std::error_code none;
         return text != envs::kHostImage && std::filesystem::exists(text, none)
                    ? std::filesystem::absolute(text).string()

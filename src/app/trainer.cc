@@ -401,7 +401,7 @@ void Trainer::skipped(uint64_t step, const std::vector<tree::Tree>& trees,
 nlohmann::json Trainer::evaluate_both(const std::string& when, common::Metrics& metrics) {
   if (config_.eval.n == 0) return nullptr;
   const double before = clock_.seconds("eval");
-  const nlohmann::json json = clock_.measure("eval", [&] {
+  nlohmann::json json = clock_.measure("eval", [&] {
     EvalRequest request;
     request.tasks = held_out_tasks(config_);
     request.step = state_.step;

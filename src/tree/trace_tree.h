@@ -19,9 +19,9 @@ using Token = int32_t;
 /// SHA-256 over (parent id, branch number, event type, payload); shown as the first 32 hex digits.
 struct NodeId {
   std::array<uint8_t, 32> bytes{};
-  auto operator<=>(const NodeId&) const = default;
-  std::string hex() const;       // 32 digits, for display and lookup
-  std::string full_hex() const;  // all 64
+  auto operator<=>(const NodeId&) const = default;  // NOLINT(modernize-use-nullptr): its own 0
+  std::string hex() const;                          // 32 digits, for display and lookup
+  std::string full_hex() const;                     // all 64
   bool is_zero() const;
 };
 

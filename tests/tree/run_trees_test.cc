@@ -112,7 +112,7 @@ TEST_F(RunTrees, ErrorsSayWhatIsThere) {
   has(message_of([&] { find_tree(run_.path() / "none", uint64_t{0}); }), "no such directory");
   has(message_of([&] { find_tree(run_.path() / "trees", uint64_t{0}); }), "not a run directory");
   has(message_of([&] { find_tree(run_.path(), uint64_t{99}); }), "trace log");
-  has(message_of([&] { find_node(run_.path(), "2/r9/t9"); }), "run from r0/t0 to");
+  has(message_of([&] { find_node(run_.path(), "2/r9/t9"); }), "did you mean 2/r0/t0");
   has(message_of([&] { find_node(run_.path(), "xyz"); }), "hex digits");
   has(message_of([&] { find_node(run_.path(), "ab"); }), "hex digits");
   has(message_of([&] { find_node(run_.path(), std::string(32, '0')); }), "no node of the run");
