@@ -20,7 +20,6 @@ namespace espalier::envs::image {
 namespace {
 
 namespace fs = std::filesystem;
-using sandbox::Fd;
 
 constexpr auto kTimeout = std::chrono::minutes(10);  // Harbor's default for a build
 constexpr int kPollMs = 50;
