@@ -16,6 +16,7 @@
 #include "common/error.h"
 #include "common/log.h"
 #include "common/stop.h"
+#include "common/version.h"
 #include "envs/nursery/nursery.h"
 #include "policy/device.h"
 
@@ -81,6 +82,8 @@ void add_bench_command(CLI::App& app, int& exit_code) {
       policy::set_torch_threads(1);
       Json figures = work();
       figures["machine"] = describe_machine();
+      figures["kernel"] = figures["machine"]["kernel"];
+      figures["versions"] = {{"espalier", common::kVersion}, {"torch", policy::torch_version()}};
       figures["command_line"] = command_line();
       print_figures(figures, arguments->json);
       exit_code = common::stop_requested() ? common::kExitInterrupted : common::kExitOk;

@@ -3,7 +3,6 @@
 #include <vector>
 
 #include "app/session.h"
-#include "common/version.h"
 #include "policy/device.h"
 #include "policy/model_io.h"
 
@@ -119,7 +118,6 @@ nlohmann::json bench_learner(const LearnerBenchArguments& arguments) {
                       {"layers", arguments.layers},
                       {"dtype", bench.dtype},
                       {"threads", arguments.threads}};
-  figures["versions"] = {{"espalier", common::kVersion}, {"torch", policy::torch_version()}};
   figures["n"] = bench.repetitions;
   return figures;
 }

@@ -47,6 +47,7 @@ TEST(BenchFork, HasEveryFigureOrSaysWhyNot) {
   EXPECT_EQ(figures["kept_forks"], 4);
   EXPECT_FALSE(figures["kinds"].empty());
   EXPECT_TRUE(figures["machine"].contains("kernel"));
+  EXPECT_TRUE(figures["versions"].contains("torch"));
   EXPECT_THAT(figures["command_line"].get<std::string>(), HasSubstr("bench fork -n 5"));
 }
 
